@@ -1,0 +1,1 @@
+"""Recordings: spike times and trials of one subject, and their binned counts."""
