@@ -1,0 +1,220 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from matplotlib.colors import to_hex
+
+import neuroshare as ns
+from neuroshare.plots import CONDITION_COLORS, MAX_POINTS, SUBJECT_COLORS
+
+SUBJECTS = ["mitt", "stella", "barat"]
+CONDITIONS = ["A", "B"]
+TIMES = np.array([0.05, 0.06, 0.07])
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def make_latents(n_latents, n_trials=6):
+    rng = np.random.default_rng(0)
+    n_windows = n_trials * len(TIMES)
+    odor = np.repeat([CONDITIONS[i % 2] for i in range(n_trials)], len(TIMES))
+    return xr.DataArray(
+        rng.normal(size=(len(SUBJECTS), n_windows, n_latents)),
+        dims=("subject", "window", "latent"),
+        coords={
+            "subject": SUBJECTS,
+            "odor": ("window", odor),
+            "time": ("window", np.tile(TIMES, n_trials)),
+        },
+        attrs={"by": "odor"},
+    )
+
+
+@pytest.fixture
+def scores():
+    own = np.array([[0.5, 0.6, 0.7], [0.6, 0.7, 0.8]])
+    cross = np.arange(18).reshape(2, 3, 3) / 20
+    cross[:, range(3), range(3)] = np.nan
+    return xr.Dataset(
+        {
+            "own": (("level", "subject"), own),
+            "cross": (("level", "source", "target"), cross),
+            "chance": 0.5,
+        },
+        coords={
+            "level": ["window", "trial"],
+            "subject": SUBJECTS,
+            "source": SUBJECTS,
+            "target": SUBJECTS,
+        },
+        attrs={"by": "odor"},
+    )
+
+
+def drawn_points(ax):
+    return np.asarray(ax.collections[0].get_offsets())
+
+
+def paths(ax):
+    return [line.get_xydata() for line in ax.lines if line.get_label().startswith("mean of")]
+
+
+def test_two_latents_are_drawn_as_they_are():
+    latents = make_latents(2)
+    ax = ns.plot_latents(latents)
+    expected = latents.values.reshape(-1, 2)
+    np.testing.assert_allclose(
+        np.sort(drawn_points(ax), axis=0), np.sort(expected, axis=0), atol=1e-12
+    )
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent 1", "latent 2")
+
+
+def test_paths_are_condition_means_over_time():
+    latents = make_latents(2)
+    ax = ns.plot_latents(latents)
+    expected = latents.mean("subject").groupby(["odor", "time"]).mean()
+    expected = expected.transpose("odor", "time", "latent").values
+    np.testing.assert_allclose(paths(ax), expected, atol=1e-12)
+
+
+def test_more_latents_are_drawn_as_principal_components():
+    latents = make_latents(5)
+    ax = ns.plot_latents(latents)
+    pooled = latents.values.reshape(-1, 5)
+    variances = np.linalg.eigvalsh(np.cov(pooled.T))[::-1]
+    np.testing.assert_allclose(drawn_points(ax).var(axis=0, ddof=1), variances[:2])
+    assert ax.get_xlabel() == f"PC 1 ({100 * variances[0] / variances.sum():.0f} %)"
+
+
+def test_one_latent_is_drawn_against_time():
+    ax = ns.plot_latents(make_latents(1))
+    assert ax.get_xlabel() == "time (s)"
+    np.testing.assert_allclose(np.unique(drawn_points(ax)[:, 0]), TIMES)
+
+
+def test_windows_of_an_absent_subject_are_not_drawn():
+    latents = make_latents(3)
+    latents[0, :3] = np.nan
+    ax = ns.plot_latents(latents)
+    assert len(drawn_points(ax)) == latents.sizes["subject"] * latents.sizes["window"] - 3
+    assert np.isfinite(paths(ax)).all()
+
+
+@pytest.mark.parametrize(
+    ("color", "palette", "names"),
+    [("condition", CONDITION_COLORS, CONDITIONS), ("subject", SUBJECT_COLORS, SUBJECTS)],
+)
+def test_points_and_legend_share_their_colours(color, palette, names):
+    ax = ns.plot_latents(make_latents(2), color=color)
+    hues = list(palette[: len(names)])
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == names
+    assert [to_hex(h.get_color()).upper() for h in ax.get_legend().legend_handles] == hues
+    assert {to_hex(c).upper() for c in ax.collections[0].get_facecolors()} == set(hues)
+
+
+def test_a_subject_keeps_its_colour_when_the_windows_change():
+    latents = make_latents(2)
+    latents[0] = np.nan
+    ax = ns.plot_latents(latents, color="subject")
+    drawn = {to_hex(c).upper() for c in ax.collections[0].get_facecolors()}
+    assert drawn == set(SUBJECT_COLORS[1:3])
+
+
+def test_colour_by_time_has_a_scale_in_seconds():
+    ax = ns.plot_latents(make_latents(2), color="time")
+    labels = [other.get_ylabel() for other in ax.figure.axes]
+    assert "time (s)" in labels
+    assert {text.get_text() for text in ax.texts} == set(CONDITIONS)
+
+
+def test_many_points_are_thinned():
+    ax = ns.plot_latents(make_latents(2, n_trials=3000))
+    assert len(drawn_points(ax)) == MAX_POINTS
+
+
+def test_latents_without_what_is_needed_are_refused():
+    with pytest.raises(ValueError, match=r"dim 'latent'.*'time'"):
+        ns.plot_latents(xr.DataArray(np.zeros((2, 3)), dims=("subject", "window")))
+    with pytest.raises(ValueError, match="'color' parameter"):
+        ns.plot_latents(make_latents(2), color="odour")
+
+
+def test_training_draws_loss_validation_and_best_epoch():
+    loss = np.array([3.0, 2.0, 1.5, 1.2])
+    validation = np.array([np.nan, 2.5, np.nan, 2.6])
+    history = xr.Dataset(
+        {"loss": ("epoch", loss), "validation_loss": ("epoch", validation)},
+        coords={"epoch": [1, 2, 3, 4]},
+    )
+    ax = ns.plot_training(history)
+    np.testing.assert_array_equal(ax.lines[0].get_ydata(), loss)
+    np.testing.assert_array_equal(ax.lines[1].get_xydata(), [[2, 2.5], [4, 2.6]])
+    assert list(ax.lines[2].get_xdata()) == [2, 2]
+
+
+def test_training_draws_each_subject():
+    values = np.arange(6.0).reshape(2, 3)
+    history = xr.Dataset(
+        {"loss": ("epoch", [1.0, 2.0]), "log_likelihood": (("epoch", "subject"), values)},
+        coords={"epoch": [1, 2], "subject": SUBJECTS},
+    )
+    ax = ns.plot_training(history, "log_likelihood")
+    assert [line.get_label() for line in ax.lines] == SUBJECTS
+    np.testing.assert_array_equal([line.get_ydata() for line in ax.lines], values.T)
+    with pytest.raises(ValueError, match="'quantity' parameter"):
+        ns.plot_training(history, "beta")
+
+
+def test_separation_matrix_has_own_on_the_diagonal(scores):
+    ax = ns.plot_separation(scores, "trial")
+    drawn = np.asarray(ax.images[0].get_array())
+    np.testing.assert_array_equal(np.diag(drawn), scores["own"].sel(level="trial"))
+    off = ~np.eye(3, dtype=bool)
+    np.testing.assert_array_equal(drawn[off], scores["cross"].sel(level="trial").values[off])
+    assert [text.get_text() for text in ax.texts] == [f"{v:.2f}" for v in drawn.ravel()]
+    assert [label.get_text() for label in ax.get_yticklabels()] == SUBJECTS
+    assert "chance 0.50" in ax.get_title()
+    assert len(ax.patches) == 3
+
+
+def test_separation_prints_p_values(scores):
+    scores["p_own"] = xr.full_like(scores["own"], 0.01)
+    scores["p_cross"] = xr.full_like(scores["cross"], 0.02)
+    ax = ns.plot_separation(scores, "window")
+    assert ax.texts[0].get_text() == "0.50\np=0.010"
+    assert ax.texts[1].get_text() == "0.05\np=0.020"
+
+
+def test_separation_refuses_what_it_cannot_draw(scores):
+    with pytest.raises(ValueError, match="'level' parameter"):
+        ns.plot_separation(scores, "spike")
+    with pytest.raises(ValueError, match="'cross'"):
+        ns.plot_separation(scores.drop_vars("cross"))
+
+
+def test_imputation_draws_sources_by_targets():
+    values = np.array([[np.nan, 0.1], [0.2, np.nan], [0.3, -0.1]])
+    scores = xr.Dataset(
+        {"bits_per_spike": (("source", "target"), values)},
+        coords={"source": ["mitt", "stella", "all others"], "target": ["mitt", "stella"]},
+    )
+    ax = ns.plot_imputation(scores)
+    np.testing.assert_array_equal(ax.images[0].get_array().filled(np.nan), values)
+    assert [text.get_text() for text in ax.texts] == ["", "0.10", "0.20", "", "0.30", "-0.10"]
+
+
+def test_residual_shares_add_up_to_one():
+    variance = np.random.default_rng(0).uniform(size=(3, 4))
+    data = xr.Dataset(
+        {"variance": (("part", "unit"), variance)},
+        coords={"part": ["shared", "specific", "noise"]},
+        attrs={"subject": "mitt"},
+    )
+    ax = ns.plot_residuals(data)
+    widths = [bar.get_width() for bar in ax.patches]
+    np.testing.assert_allclose(widths, variance.sum(1) / variance.sum())
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["mitt"]
