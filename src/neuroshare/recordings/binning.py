@@ -62,7 +62,9 @@ def bin_spikes(
     Examples
     --------
     >>> import numpy as np, pandas as pd
-    >>> trials = pd.DataFrame({"start_time": [1.0, 2.0], "stop_time": [1.5, 2.5], "odor": ["A", "B"]})
+    >>> trials = pd.DataFrame(
+    ...     {"start_time": [1.0, 2.0], "stop_time": [1.5, 2.5], "odor": ["A", "B"]}
+    ... )
     >>> session = Session("mitt", [np.array([1.0, 1.05, 2.19])], trials=trials)
     >>> counts = bin_spikes(session, span=(0.0, 0.2), bin_size=0.1)
     >>> counts.values.tolist()

@@ -43,7 +43,9 @@ class Session:
     Examples
     --------
     >>> import numpy as np, pandas as pd
-    >>> trials = pd.DataFrame({"start_time": [0.0, 2.0], "stop_time": [1.0, 3.0], "odor": ["A", "B"]})
+    >>> trials = pd.DataFrame(
+    ...     {"start_time": [0.0, 2.0], "stop_time": [1.0, 3.0], "odor": ["A", "B"]}
+    ... )
     >>> session = Session("mitt", {7: np.array([0.1, 2.5]), 9: np.array([0.2])}, trials=trials)
     >>> session
     Session('mitt': 2 units, 3 spikes from 0.1 to 2.5 s, 2 trials by start_time, stop_time, odor)

@@ -17,7 +17,7 @@ RATS = {"barat": 92, "buchanan": 79, "mitt": 104, "stella": 49, "superchris": 46
 BEGIN, END, STEP = -2.0, 2.0, 0.01  # around odor onset, seconds
 LATENCY, RISE = 0.08, 0.1  # of the shared response, seconds
 SMOOTHNESS = 0.15  # of every latent, seconds
-SIZE = 1.4  # of the odor responses at signal 1, in units of the private latents
+SIZE = 1.2  # of the odor responses at signal 1, in units of the private latents
 JITTER = 0.35  # of the shared latents from trial to trial, in units of the private ones
 SHARE_SPAN, SHARE_BIN = (0.0, 0.4), 0.1  # of the variance shares in the truth, seconds
 
@@ -255,7 +255,6 @@ def _rates(latents: xr.Dataset, base: np.ndarray) -> np.ndarray:
 
 def _spikes(rng: np.random.Generator, rates: np.ndarray, onset: np.ndarray) -> list[np.ndarray]:
     """Poisson spike times per unit, seconds."""
-    _, n_units, n_time = rates.shape
     # A Poisson process in operational time is uniform there: as many draws as spikes, not one
     # per trial, unit and bin.
     risen = np.cumsum(rates) * STEP
@@ -264,7 +263,7 @@ def _spikes(rng: np.random.Generator, rates: np.ndarray, onset: np.ndarray) -> l
     trial, unit, k = np.unravel_index(np.minimum(cell, rates.size - 1), rates.shape)
     times = onset[trial] + BEGIN + (k + rng.random(n)) * STEP
     order = np.lexsort((times, unit))
-    ends = np.cumsum(np.bincount(unit, minlength=n_units))
+    ends = np.cumsum(np.bincount(unit, minlength=rates.shape[1]))
     return np.split(times[order], ends[:-1])
 
 
