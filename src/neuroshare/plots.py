@@ -96,7 +96,7 @@ def plot_latents(
     # Points are drawn as pixels: thousands of them would make a vector file enormous.
     cloud = ax.scatter(x, y, s=5, c=colors, alpha=0.35, linewidths=0, rasterized=True)
     if color == "time":
-        bar = plt.colorbar(cloud, ax=ax, label="time (s)")
+        bar = ax.figure.colorbar(cloud, ax=ax, label="time (s)")
         bar.solids.set_alpha(1)  # type: ignore[union-attr]
 
     if color == "subject":
@@ -432,7 +432,7 @@ def _draw_matrix(
     ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    return plt.colorbar(image, ax=ax, label=label, fraction=0.046, pad=0.04)
+    return ax.figure.colorbar(image, ax=ax, label=label, fraction=0.046, pad=0.04)
 
 
 def _open_frame(ax: Axes) -> None:

@@ -1,0 +1,437 @@
+"""One analysis from NWB files to scores and a report: what ``neuroshare fit`` does."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from neuroshare import __version__
+from neuroshare.analysis.separation import separation
+from neuroshare.model import SharedLatentModel
+from neuroshare.recordings.binning import bin_spikes
+from neuroshare.recordings.nwb import read_nwb, write_nwb
+from neuroshare.recordings.pairing import PairedWindows, pair_subjects
+from neuroshare.recordings.simulate import simulate_sessions
+from neuroshare.report import replacing, write_report
+
+__all__ = ["RunConfig", "RunResult", "run_demo", "run_fit"]
+
+Tell = Callable[[str], None]
+
+# What a run writes. Its settings come first and its scores last, so that a folder with settings
+# and no scores holds an interrupted run.
+SETTINGS, CHECKPOINT, SCORES, REPORT = "run.toml", "checkpoint", "scores.json", "report.html"
+OUTPUTS = (
+    SETTINGS, CHECKPOINT, "model", "latents.nc", "history.nc", "separation.nc", SCORES, REPORT,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The settings of a run; written to and read from its ``run.toml``.
+
+    Parameters
+    ----------
+    files : tuple of str
+        NWB files, one subject each.
+    by : str
+        Trial column whose values pair the subjects' trials.
+    align : str
+        Trial column with the time of the event, in seconds.
+    span : tuple of float
+        Begin and end of the analysed stretch, seconds after the event.
+    bin_size, width, step : float
+        Width of a bin, length of a window and shift between windows, seconds.
+    trials : str
+        Table of the file that holds the trials.
+    conditions : tuple of str, optional
+        Conditions to keep. By default every one of which each subject has `min_trials` trials.
+    min_trials : int
+        A condition with fewer trials in any subject is left out.
+    test_fraction : float
+        Share of the trials of each condition and subject that is held out.
+    validation_fraction : float
+        Share of the training trials on which the best epoch is chosen; none by default.
+    permutations : int
+        Permutations of the test of the scores; none by default.
+    seed : int
+        Seeds pairing, split, fit and permutations.
+    model : mapping
+        Further arguments of ``SharedLatentModel``.
+    """
+
+    files: tuple[str, ...]
+    by: str
+    align: str
+    span: tuple[float, float]
+    bin_size: float = 0.01
+    width: float = 0.1
+    step: float = 0.01
+    trials: str = "trials"
+    conditions: tuple[str, ...] | None = None
+    min_trials: int = 20
+    test_fraction: float = 0.25
+    validation_fraction: float = 0.0
+    permutations: int = 0
+    seed: int = 0
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "RunConfig":
+        """Build from plain settings, and name every unknown or absent one at once."""
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = sorted(set(settings) - set(fields))
+        if unknown:
+            raise ValueError(f"unknown settings {unknown}; expected some of {sorted(fields)}.")
+        absent = [
+            name
+            for name, f in fields.items()
+            if f.default is f.default_factory is dataclasses.MISSING and not settings.get(name)
+        ]
+        if absent:
+            raise ValueError(
+                f"a run needs {', '.join(absent)}. Give the options, or --config with a run.toml."
+            )
+        return cls(**{name: _as_tuple(value) for name, value in settings.items()})
+
+    def to_toml(self) -> str:
+        """Text that ``from_settings(tomllib.loads(text))`` turns into an equal configuration."""
+        settings = dataclasses.asdict(self)
+        model = settings.pop("model")
+        # A JSON scalar or list is a TOML value too; what is None is left to its default.
+        lines = [f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None]
+        lines += ["", "[model]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in model.items() if value is not None]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found; the files under `out` hold the same."""
+
+    out: Path
+    config: RunConfig
+    model: SharedLatentModel
+    train: PairedWindows
+    test: PairedWindows
+    latents: xr.DataArray
+    """Dims (subject, window, latent), with ``part`` ("train" or "test") along window."""
+    scores: xr.Dataset
+    left_out: list[str]
+
+    @property
+    def report(self) -> Path:
+        """The page that shows the run."""
+        return self.out / REPORT
+
+    def table(self) -> str:
+        """Held-out accuracy per trial, in a few lines to print."""
+        scores = self.scores.sel(level="trial")
+        table = pd.DataFrame(
+            {
+                "own": scores["own"],
+                "cross, as source": scores["cross"].mean("target"),
+                "cross, as target": scores["cross"].mean("source"),
+            },
+            index=[str(name) for name in scores["subject"].to_numpy()],
+        )
+        table.loc["mean"] = table.mean()
+        return (
+            f"{table.to_string(float_format='{:.2f}'.format)}\n"
+            f"Balanced accuracy of {self.config.by} per held-out trial; "
+            f"chance {float(scores['chance']):.2f}."
+        )
+
+
+def run_fit(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    progress: bool = True,
+    tell: Tell = lambda sentence: None,
+) -> RunResult:
+    """Read, bin, pair, split, fit, score on held-out trials, and write everything.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What to do.
+    out : path-like
+        Folder of the run: ``latents.nc``, ``scores.json``, ``separation.nc``, ``history.nc``,
+        ``model/``, ``run.toml`` and ``report.html``. An interrupted run with the same settings
+        is continued from its checkpoint.
+    overwrite : bool
+        Replace another run in `out`.
+    progress : bool
+        Show a progress bar of the fit.
+    tell : callable
+        Called with each sentence about what was left out; by default they only go into the
+        result and the report.
+
+    Returns
+    -------
+    RunResult
+
+    Raises
+    ------
+    ValueError
+        If two files hold the same subject, a column is unknown, fewer than two conditions are
+        left, or `out` holds another run.
+    FileNotFoundError
+        If a file is not there.
+    KeyboardInterrupt
+        If the fit was interrupted; the same call continues it.
+    """
+    out = Path(out)
+    counts, left_out = _keep_common_conditions(_read_counts(config), config)
+    paired = pair_subjects(
+        counts, by=config.by, width=config.width, step=config.step, seed=config.seed
+    )
+    left_out += paired.report()
+    for sentence in left_out:
+        tell(sentence)
+    train, test = paired.split(config.test_fraction, seed=config.seed)
+
+    model = SharedLatentModel(**{**config.model, "seed": config.seed, "progress": progress})
+    config = dataclasses.replace(config, model=_settings_of(model))
+    _claim(out, config, overwrite)
+    model.fit(train, validation=config.validation_fraction or None, checkpoint=out / CHECKPOINT)
+    if model.history_.attrs.get("interrupted"):
+        raise KeyboardInterrupt
+
+    parts = {"train": model.transform(train), "test": model.transform(test)}
+    scores = separation(
+        parts["train"],
+        parts["test"],
+        by=config.by,
+        n_permutations=config.permutations,
+        seed=config.seed,
+    )
+    latents = xr.concat(
+        [z.assign_coords(part=("window", [part] * z.sizes["window"])) for part, z in parts.items()],
+        dim="window",
+    ).rename("latents")
+    result = RunResult(out, config, model, train, test, latents, scores, left_out)
+    _write(result)
+    return result
+
+
+def run_demo(
+    out: str | Path, *, seed: int = 0, progress: bool = True, tell: Tell = lambda sentence: None
+) -> RunResult:
+    """Simulate five rats, write them as NWB files under `out`, and run the whole analysis.
+
+    Parameters
+    ----------
+    out : path-like
+        Folder to write; an earlier demo there is replaced.
+    seed : int
+        Seeds the simulation and the analysis.
+    progress : bool
+        Show a progress bar of the fit.
+    tell : callable
+        Called with each sentence about the course of the run.
+
+    Returns
+    -------
+    RunResult
+    """
+    folder = Path(out) / "recordings"
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, session in simulate_sessions(seed=seed).items():
+        path = folder / f"{name}.nwb"
+        write_nwb(session, path)
+        files.append(str(path))
+    tell(f"Wrote {len(files)} simulated rats to {folder}.")
+    config = RunConfig(tuple(files), by="odor", align="start_time", span=(0.0, 0.4), seed=seed)
+    return run_fit(config, out, overwrite=True, progress=progress, tell=tell)
+
+
+def _read_counts(config: RunConfig) -> dict[str, xr.DataArray]:
+    """Counts (trial, unit, time) by subject, in the order of the files."""
+    counts: dict[str, xr.DataArray] = {}
+    files: dict[str, str] = {}
+    for file in config.files:
+        session = read_nwb(file, trials=config.trials)
+        name = session.subject
+        if name in files:
+            raise ValueError(
+                f"{file} and {files[name]} both hold subject {name!r}; expected one file of each "
+                "subject. Merge its sessions or leave one out."
+            )
+        files[name] = file
+        counts[name] = bin_spikes(session, config.align, config.span, config.bin_size)
+        counts[name].attrs["file"] = Path(file).name
+        if config.by not in counts[name].coords:
+            raise ValueError(
+                f"{file}: no trial column {config.by!r} to pair by. "
+                f"Found: {', '.join(map(str, session.trials.columns))}."
+            )
+    return counts
+
+
+def _keep_common_conditions(
+    counts: Mapping[str, xr.DataArray], config: RunConfig
+) -> tuple[dict[str, xr.DataArray], list[str]]:
+    """Leave out the trials of conditions that are rare or absent in any subject."""
+    by = config.by
+    labels = {name: pd.Series(array[by].to_numpy()) for name, array in counts.items()}
+    table = pd.DataFrame({name: values.value_counts() for name, values in labels.items()})
+    table = table.fillna(0).astype(int)
+    fewest = table.min(axis=1)
+    unknown = set(config.conditions or ()) - set(map(str, table.index))
+    if unknown:
+        raise ValueError(
+            f"no trials with {by} {sorted(unknown)}. Found: {sorted(map(str, table.index))}."
+        )
+    if config.conditions is None:
+        kept = list(table.index[fewest >= config.min_trials])
+    else:
+        kept = [value for value in table.index if str(value) in config.conditions]
+    if len(kept) < 2:
+        found = ", ".join(f"{value} ({n})" for value, n in fewest.head(10).items())
+        raise ValueError(
+            f"expected two or more values of {by!r} with {config.min_trials} trials in every "
+            f"subject, got {len(kept)}. Fewest trials in a subject: {found}. "
+            "Choose another column, or lower the number of trials (--min-trials)."
+        )
+    left_out = []
+    for value in (value for value in table.index if value not in kept):
+        n = ", ".join(f"{name} {count}" for name, count in table.loc[value].items())
+        why = "by choice"
+        if config.conditions is None:
+            why = f"since a subject has fewer than {config.min_trials} trials of it"
+        left_out.append(f"{by} {value!r} was left out {why} ({n}).")
+    common = {
+        # Trials without a condition stay, for pairing to report them.
+        name: array.isel(trial=(labels[name].isin(kept) | labels[name].isna()).to_numpy())
+        for name, array in counts.items()
+    }
+    return common, left_out
+
+
+def _claim(out: Path, config: RunConfig, overwrite: bool) -> None:
+    """Make `out` the folder of this run, unless it is that of another."""
+    if overwrite:
+        _clear(out)
+    text = config.to_toml()
+    settings = out / SETTINGS
+    if (out / SCORES).exists():
+        raise ValueError(
+            f"{out} holds a finished run. Choose another --out, or --overwrite to replace it."
+        )
+    if settings.exists() and settings.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{out} holds an interrupted run with other settings; expected those of {settings}. "
+            f"Continue it with --config {settings}, or --overwrite to replace it."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(settings) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _clear(out: Path) -> None:
+    """Remove what a run wrote, and nothing else."""
+    for name in OUTPUTS:
+        _remove(out / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _write(result: RunResult) -> None:
+    out = result.out
+    result.model.save(out / "model")
+    tables = {
+        "latents.nc": result.latents,
+        "history.nc": result.model.history_,
+        "separation.nc": result.scores,
+    }
+    for name, data in tables.items():
+        with replacing(out / name) as part:
+            data.to_netcdf(part, engine="h5netcdf")
+    with replacing(out / SCORES) as part:
+        part.write_text(json.dumps(_summary(result), indent=2, allow_nan=False), encoding="utf-8")
+    write_report(out)
+    _remove(out / CHECKPOINT)
+
+
+def _summary(result: RunResult) -> dict[str, Any]:
+    """Scores and data of a run, for ``scores.json``."""
+    scores, train, test = result.scores, result.train, result.test
+
+    def trials(part: PairedWindows, subject: str) -> dict[str, int]:
+        values = part.labels[subject][part.trials[subject]]
+        return {str(c): int((values == c).sum()) for c in part.conditions}
+
+    levels = {str(level): scores.sel(level=level) for level in scores["level"].to_numpy()}
+    return {
+        "neuroshare": __version__,
+        "by": result.config.by,
+        "conditions": [str(c) for c in train.conditions],
+        "chance": float(scores["chance"]),
+        **{level: _summary_of_level(at) for level, at in levels.items()},
+        "subjects": {
+            name: {
+                "file": train.counts[name].attrs["file"],
+                "units": train.counts[name].sizes["unit"],
+                "train": trials(train, name),
+                "test": trials(test, name),
+            }
+            for name in train.subjects
+        },
+        "left_out": result.left_out,
+    }
+
+
+def _summary_of_level(scores: xr.Dataset) -> dict[str, Any]:
+    subjects = [str(name) for name in scores["subject"].to_numpy()]
+    found: dict[str, Any] = {
+        "own_mean": _number(scores["own"].mean()),
+        "cross_mean": _number(scores["cross"].mean()),
+    }
+    for name in ("own", "p_own"):
+        if name in scores:
+            found[name] = {s: _number(scores[name].sel(subject=s)) for s in subjects}
+    for name in ("cross", "p_cross"):
+        if name in scores:
+            found[name] = {
+                a: {b: _number(scores[name].sel(source=a, target=b)) for b in subjects if b != a}
+                for a in subjects
+            }
+    return found
+
+
+def _number(value: xr.DataArray) -> float | None:
+    """Plain number for JSON, which has no NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _settings_of(model: SharedLatentModel) -> dict[str, Any]:
+    """All arguments of a model that decide its result, without those of the run itself."""
+    apart = ("seed", "progress", "device", "subjects")
+    return {key: value for key, value in model.get_params().items() if key not in apart}
+
+
+def _as_tuple(value: Any) -> Any:
+    """TOML knows only lists; arguments that are never changed are tuples."""
+    if isinstance(value, Mapping):
+        return {key: _as_tuple(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
