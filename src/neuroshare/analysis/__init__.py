@@ -1,0 +1,1 @@
+"""Scores of labelled arrays: separation, imputation, residuals, and their inference."""
