@@ -1,0 +1,144 @@
+"""Encoders and decoders of any width. Log-variances never leave this module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout
+
+Transform = Literal["none", "sqrt"]
+
+_SLOPE = 0.01
+
+
+def _perceptron(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers with LeakyReLU after each."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+        layers += [nn.Linear(n_in, n_out), nn.LeakyReLU(_SLOPE, inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class Encoder(nn.Module):
+    """Multilayer perceptron to the loc and scale of a Gaussian, beside a linear map.
+
+    Parameters
+    ----------
+    n_inputs, n_latents
+        Number of features and latents.
+    hidden
+        Widths of the hidden layers.
+    transform
+        Applied to the input: ``"sqrt"`` stabilises the variance of counts.
+    standardise
+        Subtract `input_loc` and divide by `input_scale`, see `set_standard`.
+    dropout
+        Share of input features set to their mean at every training step.
+    bottleneck
+        One more hidden layer as wide as the latents before the two heads (the paper's network).
+    linear
+        Add a linear map from the inputs to loc, `skip`. `start_from` initialises it.
+    """
+
+    def __init__(
+        self,
+        n_inputs: int,
+        n_latents: int,
+        hidden: Sequence[int],
+        *,
+        transform: Transform = "none",
+        standardise: bool = False,
+        dropout: float = 0.0,
+        bottleneck: bool = False,
+        linear: bool = False,
+    ) -> None:
+        super().__init__()
+        widths = [n_inputs, *hidden, *([n_latents] if bottleneck else [])]
+        self.body = _perceptron(widths)
+        self.loc = nn.Linear(widths[-1], n_latents)
+        self.log_scale = nn.Linear(widths[-1], n_latents)
+        self.skip = nn.Linear(n_inputs, n_latents, bias=False) if linear else None
+        self.transform = transform
+        self.dropout = dropout
+        self.standardise = standardise
+        self.register_buffer("input_loc", torch.zeros(n_inputs))
+        self.register_buffer("input_scale", torch.ones(n_inputs))
+
+    input_loc: Tensor
+    input_scale: Tensor
+
+    def set_standard(self, loc: Tensor, scale: Tensor) -> None:
+        """Standardise (transformed) inputs by these, (feature,)."""
+        self.input_loc.copy_(loc)
+        self.input_scale.copy_(scale)
+
+    @torch.no_grad()
+    def start_from(self, weights: Tensor, scale: float) -> None:
+        """Start at the linear map `weights` (feature, latent), the nonlinear branch at zero.
+
+        Latents beyond the columns of `weights` keep their random start. `scale` is the posterior
+        scale to begin with.
+        """
+        if self.skip is None:
+            raise ValueError("An encoder without a linear map cannot start from one.")
+        n_given = weights.shape[1]
+        self.skip.weight[:n_given].copy_(weights.T)
+        self.loc.weight[:n_given].zero_()
+        self.loc.bias[:n_given].zero_()
+        self.log_scale.weight[:n_given].mul_(0.1)
+        self.log_scale.bias[:n_given].fill_(float(torch.tensor(scale).log()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Loc and scale, (sample, latent) each, from x (sample, feature)."""
+        if self.transform == "sqrt":
+            x = x.sqrt()
+        if self.standardise:
+            x = (x - self.input_loc) / self.input_scale
+        if self.dropout and self.training:
+            x = dropout(x, self.dropout)
+        features = self.body(x)
+        loc = self.loc(features)
+        if self.skip is not None:
+            loc = loc + self.skip(x)
+        return loc, self.log_scale(features).exp()
+
+
+class Decoder(nn.Module):
+    """Multilayer perceptron from latents to the raw output that a likelihood reads.
+
+    Parameters
+    ----------
+    n_latents, n_outputs
+        Number of latents and features.
+    hidden
+        Widths of the hidden layers, from the latents on.
+    linear
+        Add a linear map from the latents to the output, `skip`.
+    """
+
+    def __init__(
+        self, n_latents: int, n_outputs: int, hidden: Sequence[int], *, linear: bool = False
+    ) -> None:
+        super().__init__()
+        widths = [n_latents, *hidden]
+        self.body = _perceptron(widths)
+        self.output = nn.Linear(widths[-1], n_outputs)
+        self.skip = nn.Linear(n_latents, n_outputs, bias=False) if linear else None
+
+    @torch.no_grad()
+    def start_at(self, output: Tensor) -> None:
+        """Start near the constant `output` (feature,), such as the link of the mean counts."""
+        self.output.bias.copy_(output)
+        self.output.weight.mul_(0.1)
+        if self.skip is not None:
+            self.skip.weight.mul_(0.1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Output (..., feature) from latents (..., latent)."""
+        output: Tensor = self.output(self.body(z))
+        if self.skip is not None:
+            output = output + self.skip(z)
+        return output

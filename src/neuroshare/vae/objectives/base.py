@@ -1,0 +1,69 @@
+"""What every sharing rule is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from neuroshare.vae.experts import weights
+
+LogLik = Callable[[Tensor], Tensor]
+"""Log-likelihood of each modality's data: z (modality, draw, sample, latent) -> (modality, draw,
+sample). The only door through which an objective sees decoders, likelihoods and data."""
+
+
+class Elbo(NamedTuple):
+    """The two parts of a bound; the loss is mean(beta * rate - sum of observed log_lik)."""
+
+    log_lik: Tensor
+    """(modality, sample); entries of absent modalities are ignored."""
+    rate: Tensor
+    """(sample,)"""
+
+
+class Objective(nn.Module, ABC):
+    """How modalities share a latent: which z each decoder is fed, and what the code costs.
+
+    ``q`` is one batched Normal (modality, sample, latent); ``observed`` is (modality, sample),
+    booleans. An absent modality must contribute nothing. Constructor arguments are kept as
+    attributes of the same name, so that a model can be saved by name and arguments.
+    """
+
+    private_dim: int = 0
+    """How many latents, the last ones, belong to one modality alone."""
+    has_prior: bool = True
+    """Whether N(0, I) is the prior from which joint samples are drawn."""
+
+    def build(self, n_modalities: int, n_latents: int) -> None:
+        """Make what depends on the number of modalities and latents. Called once."""
+
+    def start_epoch(self, epoch: int) -> None:
+        """Move what follows a schedule. Called by the trainer."""
+
+    @abstractmethod
+    def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:
+        """Give one stochastic estimate of the bound, to be differentiated."""
+
+    @abstractmethod
+    def latents(self, q: Normal, observed: Tensor) -> Tensor:
+        """Posterior mean of what each decoder is fed, (modality, sample, latent)."""
+
+    def conditional(self, q: Normal, observed: Tensor, target: int) -> tuple[Tensor, Tensor]:
+        """Codes from which an unobserved `target` is imputed, and their weights.
+
+        Returns
+        -------
+        z
+            (draw, sample, latent)
+        weight
+            (draw, sample), summing to one over draws.
+
+        Notes
+        -----
+        By default the mixture of the observed posteriors, each through its mean.
+        """
+        return q.loc, weights(observed, q.loc.dtype)

@@ -1,0 +1,58 @@
+"""One code from the product of experts (MVAE)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+from neuroshare.vae.experts import kl_standard, normal, product
+from neuroshare.vae.objectives.base import Elbo, LogLik, Objective
+
+
+class PoE(Objective):
+    """One joint posterior, the product of all experts, feeds every decoder.
+
+    Parameters
+    ----------
+    prior_expert
+        Multiply the product by N(0, I) as one more expert.
+    sub_elbos
+        Add every modality's own bound, ELBO(X) + sum_m ELBO(x_m), so that each encoder is of use
+        alone.
+
+    Notes
+    -----
+    z ~ product of experts and R = KL(joint || N(0, I)) (Wu & Goodman 2018).
+    """
+
+    def __init__(self, prior_expert: bool = True, sub_elbos: bool = False) -> None:
+        super().__init__()
+        self.prior_expert = prior_expert
+        self.sub_elbos = sub_elbos
+
+    def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
+        joint = product(q, observed, self.prior_expert)
+        z = joint.rsample().expand(len(q.loc), 1, -1, -1)
+        rate = observed.any(0) * kl_standard(joint)
+        if not self.sub_elbos:
+            return Elbo(log_lik(z).squeeze(1), rate)
+        alone = self._alone(q)
+        z = torch.cat([z, alone.rsample().unsqueeze(1)], dim=1)
+        return Elbo(log_lik(z).sum(1), rate + (observed * kl_standard(alone)).sum(0))
+
+    def _alone(self, q: Normal) -> Normal:
+        """Each modality's expert times the prior, (modality, sample, latent)."""
+        if not self.prior_expert:
+            return q
+        precision = q.scale.square().reciprocal()
+        return normal(precision * q.loc / (precision + 1), (precision + 1).rsqrt())
+
+    def latents(self, q: Normal, observed: Tensor) -> Tensor:  # noqa: D102
+        return product(q, observed, self.prior_expert).loc.expand_as(q.loc)
+
+    def conditional(  # noqa: D102
+        self, q: Normal, observed: Tensor, target: int
+    ) -> tuple[Tensor, Tensor]:
+        z = product(q, observed, self.prior_expert).loc.unsqueeze(0)
+        return z, z.new_ones(z.shape[:2])
