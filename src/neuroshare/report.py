@@ -114,7 +114,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _notes(scores: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     """What the numbers mean, in sentences."""
-    by, n = scores["by"], len(scores["subjects"])
+    by = scores["by"]
     notes = [
         f"Held out: {settings['test_fraction']:.0%} of the trials of each {by} and subject were "
         "set aside before pairing, fitting and scoring. All accuracies are on these trials, which "
@@ -131,13 +131,13 @@ def _notes(scores: dict[str, Any], settings: dict[str, Any]) -> list[str]:
     m = settings["permutations"]
     if m:
         notes.append(
-            f"p = (b + 1) / (m + 1) with m = {m} permutations of labels between whole trials, "
-            f"within subject; the smallest possible p is {1 / (m + 1):.2g}. The subject is the "
-            f"unit of inference across subjects: with {n}, a one-sided sign-flip test cannot go "
-            f"below 1/{2**n}."
+            f"p = (b + 1) / (m + 1) with m = {m} permutations of the labels between whole "
+            "held-out trials, within subject. Over subjects the subject is the unit of inference."
         )
     else:
-        notes.append("No permutation test was asked for, so the accuracies carry no p-value.")
+        notes.append("No permutation test over trials was asked for.")
+    if scores["statement"]:
+        notes.append(scores["statement"])
     if settings["span"][0] >= 0:
         notes.append("The span begins at the event: there is no control window before it.")
     return notes

@@ -25,8 +25,8 @@ __all__ = ["RunConfig", "RunResult", "run_demo", "run_fit"]
 
 Tell = Callable[[str], None]
 
-# What a run writes. Its settings come first and its scores last, so that a folder with settings
-# and no scores holds an interrupted run.
+# What a run writes. Its scores come last, and its checkpoint is then removed: a folder with scores
+# holds a finished run, and one with a checkpoint only an interrupted one.
 SETTINGS, CHECKPOINT, SCORES, REPORT = "run.toml", "checkpoint", "scores.json", "report.html"
 OUTPUTS = (
     SETTINGS, CHECKPOINT, "model", "latents.nc", "history.nc", "separation.nc", SCORES, REPORT,
@@ -271,7 +271,8 @@ def _read_counts(config: RunConfig) -> dict[str, xr.DataArray]:
         files[name] = file
         counts[name] = bin_spikes(session, config.align, config.span, config.bin_size)
         counts[name].attrs["file"] = Path(file).name
-        if config.by not in counts[name].coords:
+        labels = counts[name].coords.get(config.by)
+        if labels is None or labels.dims != ("trial",):
             raise ValueError(
                 f"{file}: no trial column {config.by!r} to pair by. "
                 f"Found: {', '.join(map(str, session.trials.columns))}."
@@ -329,7 +330,8 @@ def _claim(out: Path, config: RunConfig, overwrite: bool) -> None:
         raise ValueError(
             f"{out} holds a finished run. Choose another --out, or --overwrite to replace it."
         )
-    if settings.exists() and settings.read_text(encoding="utf-8") != text:
+    interrupted = settings.exists() and (out / CHECKPOINT).exists()
+    if interrupted and settings.read_text(encoding="utf-8") != text:
         raise ValueError(
             f"{out} holds an interrupted run with other settings; expected those of {settings}. "
             f"Continue it with --config {settings}, or --overwrite to replace it."
@@ -383,6 +385,7 @@ def _summary(result: RunResult) -> dict[str, Any]:
         "by": result.config.by,
         "conditions": [str(c) for c in train.conditions],
         "chance": float(scores["chance"]),
+        "statement": str(scores.attrs.get("statement", "")),
         **{level: _summary_of_level(at) for level, at in levels.items()},
         "subjects": {
             name: {
@@ -399,9 +402,13 @@ def _summary(result: RunResult) -> dict[str, Any]:
 
 def _summary_of_level(scores: xr.Dataset) -> dict[str, Any]:
     subjects = [str(name) for name in scores["subject"].to_numpy()]
+    # None where a test was not asked for, so that the file always holds the same names.
     found: dict[str, Any] = {
-        "own_mean": _number(scores["own"].mean()),
-        "cross_mean": _number(scores["cross"].mean()),
+        f"{score}_{kind}": _number(scores[f"{score}_{kind}"])
+        if f"{score}_{kind}" in scores
+        else None
+        for score in ("mean", "p_mean", "p_sign_flip")
+        for kind in ("own", "cross")
     }
     for name in ("own", "p_own"):
         if name in scores:
@@ -423,7 +430,8 @@ def _number(value: xr.DataArray) -> float | None:
 def _settings_of(model: SharedLatentModel) -> dict[str, Any]:
     """All arguments of a model that decide its result, without those of the run itself."""
     apart = ("seed", "progress", "device", "subjects")
-    return {key: value for key, value in model.get_params().items() if key not in apart}
+    given = model.get_params().items()
+    return {key: value for key, value in given if key not in apart and value is not None}
 
 
 def _as_tuple(value: Any) -> Any:

@@ -1,0 +1,128 @@
+import sys
+
+import pytest
+import xarray as xr
+
+from neuroshare import cli
+
+SMALL = ("--epochs", 1, "--latent-dim", 2, "--min-trials", 4, "--step", 0.1, "--quiet")
+
+
+@pytest.fixture
+def neuroshare(monkeypatch, capsys):
+    """Run the command line in this process: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["neuroshare", *map(str, arguments)])
+        monkeypatch.setattr(cli.warnings, "showwarning", cli.warnings.showwarning)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture
+def recordings(neuroshare, tmp_path):
+    folder = tmp_path / "recordings"
+    code, out, err = neuroshare(
+        "simulate", folder, "--subjects", "mitt=9,stella=7", "--n-trials", 6, "--seed", 3
+    )
+    assert (code, err) == (0, "")
+    assert "mitt.nwb: Session('mitt': 9 units" in out
+    return sorted(folder.glob("*.nwb"))
+
+
+def test_inspect_shows_units_trials_and_columns(neuroshare, recordings):
+    code, out, _ = neuroshare("inspect", *recordings)
+    assert code == 0
+    assert "Session('mitt': 9 units" in out
+    assert "Session('stella': 7 units" in out
+    assert "trial column odor: A (6), B (6), C (6), D (6)" in out
+
+
+def test_inspect_goes_on_after_a_file_it_cannot_read(neuroshare, recordings, tmp_path):
+    broken = tmp_path / "broken.nwb"
+    broken.write_text("not HDF5")
+    code, out, err = neuroshare("inspect", broken, recordings[0])
+    assert code == 2
+    assert "error: broken.nwb" in err
+    assert "Session('mitt'" in out
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("default:.*no trials table")
+def test_inspect_answers_every_awkward_file(neuroshare, data_dir):
+    for file in sorted((data_dir / "nwb-cases").glob("*.nwb")):
+        code, out, err = neuroshare("inspect", file)
+        assert "Traceback" not in err
+        assert (code == 0 and file.stem in out) or (code == 2 and f"error: {file.name}" in err)
+
+
+def test_fit_report_and_repeat(neuroshare, recordings, tmp_path):
+    run, again = tmp_path / "run", tmp_path / "again"
+    data = ("--by", "odor", "--align", "start_time", "--span", 0, 0.3)
+    code, out, err = neuroshare("fit", *recordings, *data, *SMALL, "--out", run)
+    assert (code, err) == (0, "")
+    assert "chance 0.25" in out
+    assert f"report: {run / 'report.html'}" in out
+
+    page = (run / "report.html").read_bytes()
+    (run / "report.html").unlink()
+    assert neuroshare("report", run)[0] == 0
+    assert (run / "report.html").read_bytes() == page
+
+    code, _, err = neuroshare("fit", "--config", run / "run.toml", "--out", again, "--quiet")
+    assert (code, err) == (0, "")
+    first, second = (xr.load_dataarray(d / "latents.nc", engine="h5netcdf") for d in (run, again))
+    xr.testing.assert_identical(first, second)
+
+
+def test_what_the_library_refuses_is_one_line(neuroshare, recordings, tmp_path):
+    out = ("--align", "start_time", "--span", 0, 0.3, "--out", tmp_path / "run")
+    code, _, err = neuroshare("fit", *recordings, "--by", "odour", *out)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "no trial column 'odour'" in err
+    assert len(err.splitlines()) == 1
+
+    code, _, err = neuroshare("fit", tmp_path / "none.nwb", "--by", "odor", *out)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "none.nwb" in err
+
+
+def test_absent_settings_are_named(neuroshare, recordings, tmp_path):
+    code, _, err = neuroshare("fit", *recordings, "--by", "odor", "--out", tmp_path / "run")
+    assert code == 2
+    assert "a run needs align, span" in err
+
+
+def test_debug_shows_the_traceback(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["neuroshare", "report", str(tmp_path / "none"), "--debug"])
+    with pytest.raises(FileNotFoundError):
+        cli.main()
+
+
+def test_subjects_are_names_or_numbers_of_units(neuroshare, tmp_path):
+    assert cli._subjects("mitt, stella") == ["mitt", "stella"]
+    assert cli._subjects("mitt=104,stella=49") == {"mitt": 104, "stella": 49}
+    code, _, err = neuroshare("simulate", tmp_path, "--subjects", "mitt=many")
+    assert code == 2
+    assert "--subjects takes names" in err
+
+
+def test_a_config_that_is_not_toml_is_refused(neuroshare, tmp_path):
+    (tmp_path / "run.toml").write_text("by = odor")
+    code, _, err = neuroshare("fit", "--config", tmp_path / "run.toml", "--out", tmp_path / "run")
+    assert code == 2
+    assert "expected TOML settings" in err
+
+
+@pytest.mark.slow
+def test_demo_simulates_fits_and_reports(neuroshare, tmp_path):
+    code, out, _ = neuroshare("demo", "--out", tmp_path / "demo", "--quiet")
+    assert code == 0
+    assert "chance 0.25" in out
+    assert len(list((tmp_path / "demo" / "recordings").glob("*.nwb"))) == 5
+    assert (tmp_path / "demo" / "report.html").is_file()

@@ -1,0 +1,178 @@
+import dataclasses
+import json
+import tomllib
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import neuroshare as ns
+from neuroshare import run as run_module
+from neuroshare.run import RunConfig, run_fit
+
+SMALL = {"epochs": 2, "latent_dim": 2, "hidden": (8,), "batch_size": 64}
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """NWB files of two small subjects; the second has only two trials of odor D."""
+    folder = tmp_path_factory.mktemp("recordings")
+    sessions = ns.simulate_sessions({"mitt": 12, "stella": 9}, n_trials=8, seed=1)
+    odor = sessions["stella"].trials["odor"]
+    rare = odor.index[odor == "D"][2:]
+    sessions["stella"] = sessions["stella"].select(trials=[i for i in odor.index if i not in rare])
+    for name, session in sessions.items():
+        ns.write_nwb(session, folder / f"{name}.nwb")
+    return tuple(str(folder / f"{name}.nwb") for name in sessions)
+
+
+@pytest.fixture
+def config(files):
+    return RunConfig(
+        files, by="odor", align="start_time", span=(0.0, 0.3), step=0.1, min_trials=6, model=SMALL
+    )
+
+
+def fit(config, out, **kwargs):
+    return run_fit(config, out, progress=False, **kwargs)
+
+
+def test_run_writes_what_it_found(config, tmp_path):
+    result = fit(config, tmp_path / "run")
+    names = {"latents.nc", "separation.nc", "history.nc", "scores.json", "run.toml", "report.html"}
+    assert {path.name for path in result.out.iterdir()} == names | {"model"}
+    latents = xr.load_dataarray(result.out / "latents.nc", engine="h5netcdf")
+    xr.testing.assert_allclose(latents, result.latents)
+    scores = json.loads((result.out / "scores.json").read_text())
+    assert scores["trial"]["own"]["mitt"] == result.scores["own"].sel(level="trial", subject="mitt")
+    loaded = ns.SharedLatentModel.load(result.out / "model")
+    xr.testing.assert_allclose(loaded.transform(result.test), result.model.transform(result.test))
+
+
+def test_no_trial_is_both_trained_on_and_held_out(config, tmp_path):
+    latents = fit(config, tmp_path / "run").latents
+    part = latents["part"].to_numpy()
+    for trials in latents["trial"].transpose("subject", "window").to_numpy():
+        assert not set(trials[part == "train"]) & set(trials[part == "test"])
+
+
+def test_a_rare_condition_is_left_out_with_a_word(config, tmp_path):
+    told = []
+    result = fit(config, tmp_path / "run", tell=told.append)
+    assert result.train.conditions == ("A", "B", "C")
+    assert any("odor 'D' was left out" in sentence and "stella 2" in sentence for sentence in told)
+    assert told == json.loads((result.out / "scores.json").read_text())["left_out"]
+
+
+def test_conditions_can_be_chosen(config, tmp_path):
+    chosen = dataclasses.replace(config, conditions=("A", "D"))
+    assert fit(chosen, tmp_path / "run").train.conditions == ("A", "D")
+    with pytest.raises(ValueError, match=r"no trials with odor \['F'\]"):
+        fit(dataclasses.replace(config, conditions=("A", "F")), tmp_path / "other")
+
+
+def test_too_few_common_conditions_are_refused_before_anything_is_written(config, tmp_path):
+    with pytest.raises(ValueError, match=r"two or more values of 'odor' with 9 trials"):
+        fit(dataclasses.replace(config, min_trials=9), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_toml_repeats_the_run(config, tmp_path):
+    first = fit(config, tmp_path / "first")
+    settings = tomllib.loads((first.out / "run.toml").read_text())
+    again = RunConfig.from_settings(settings)
+    assert again == first.config
+    assert again.model["lr"] > 0, "arguments left to their defaults are written too"
+    xr.testing.assert_identical(fit(again, tmp_path / "again").latents, first.latents)
+
+
+def test_settings_survive_their_file():
+    config = RunConfig(
+        ('a "quoted" \\ name.nwb', "naïve.nwb"),
+        by="odor",
+        align="start_time",
+        span=(-0.5, 1e-5),
+        conditions=("A", "B"),
+        model={"beta": 2.5e-3, "hidden": (8, 8), "patience": None},
+    )
+    expected = dataclasses.replace(config, model={"beta": 2.5e-3, "hidden": (8, 8)})
+    assert RunConfig.from_settings(tomllib.loads(config.to_toml())) == expected
+
+
+def test_settings_are_checked_by_name():
+    with pytest.raises(ValueError, match=r"unknown settings \['spam'\]"):
+        RunConfig.from_settings({"spam": 1})
+    with pytest.raises(ValueError, match="a run needs files, align, span"):
+        RunConfig.from_settings({"by": "odor"})
+
+
+def test_two_runs_are_not_mixed_in_one_folder(config, tmp_path):
+    first = fit(config, tmp_path / "run")
+    other = dataclasses.replace(config, seed=1)
+    with pytest.raises(ValueError, match="holds a finished run"):
+        fit(other, tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    second = fit(other, tmp_path / "run", overwrite=True)
+    assert not np.array_equal(second.latents, first.latents)
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_an_interrupted_run_is_continued_and_not_mixed(config, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "separation", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, tmp_path / "run")
+    with pytest.raises(ValueError, match="interrupted run with other settings"):
+        fit(dataclasses.replace(config, seed=1), tmp_path / "run")
+    continued = fit(config, tmp_path / "run")
+    whole = fit(config, tmp_path / "whole")
+    xr.testing.assert_identical(continued.latents, whole.latents)
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_one_subject_in_two_files_is_refused(config, tmp_path):
+    twice = dataclasses.replace(config, files=(config.files[0], config.files[0]))
+    with pytest.raises(ValueError, match="both hold subject 'mitt'"):
+        fit(twice, tmp_path / "run")
+
+
+def test_an_unknown_column_is_answered_with_those_there_are(config, tmp_path):
+    with pytest.raises(ValueError, match=r"no trial column 'odour'.*Found: start_time.*odor"):
+        fit(dataclasses.replace(config, by="odour"), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"odor|start_time"):
+        fit(dataclasses.replace(config, align="poke"), tmp_path / "run")
+
+
+def test_permutations_reach_scores_and_report(config, tmp_path):
+    result = fit(dataclasses.replace(config, permutations=19), tmp_path / "run")
+    level = json.loads((result.out / "scores.json").read_text())["trial"]
+    assert 0.05 <= level["p_mean_cross"] <= 1
+    assert "m = 19" in result.report.read_text()
+
+
+def test_table_has_own_and_cross_of_each_subject(config, tmp_path):
+    result = fit(config, tmp_path / "run")
+    table = result.table()
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()[1:4]}
+    at = result.scores.sel(level="trial")
+    assert rows["mitt"][0] == f"{float(at['own'].sel(subject='mitt')):.2f}"
+    cross = float(at["cross"].sel(source="mitt", target="stella"))
+    assert rows["mitt"][1] == rows["stella"][2] == f"{cross:.2f}"
+    assert "chance 0.33" in table
+
+
+def test_trials_without_a_condition_are_left_out_with_a_word(tmp_path):
+    sessions = ns.simulate_sessions({"mitt": 5, "stella": 5}, n_trials=6, odors=("A", "B"))
+    counts = {name: ns.bin_spikes(session) for name, session in sessions.items()}
+    label = counts["mitt"]["odor"].to_numpy().astype(object)
+    label[0] = np.nan
+    counts["mitt"] = counts["mitt"].assign_coords(odor=("trial", label))
+    config = RunConfig((), by="odor", align="start_time", span=(0.0, 0.3), min_trials=3)
+    kept, left_out = run_module._keep_common_conditions(counts, config)
+    assert pd.isna(kept["mitt"]["odor"].to_numpy()).sum() == 1
+    assert left_out == []
+    assert any("without a odor" in sentence for sentence in ns.pair_subjects(kept, "odor").report())
