@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 __all__ = [
@@ -173,6 +174,7 @@ def plot_training(
     if len(ax.lines) > 1:
         ax.legend(frameon=False, fontsize="small")
     unit = "nats per window"
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel=f"{quantity.replace('_', ' ')} ({unit})")
     _open_frame(ax)
     return ax
