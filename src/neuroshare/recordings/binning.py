@@ -111,39 +111,46 @@ def _count(
     """Counts (trial, unit, bin) of sorted spike times in ``onset + edges``."""
     n_trials, n_units, n_bins = len(onset), len(spike_times), len(edges) - 1
     absolute = onset[:, None] + edges
-    first = np.empty((n_units, n_trials), dtype=np.intp)
-    held = np.empty_like(first)
-    for u, times in enumerate(spike_times):
-        first[u] = times.searchsorted(absolute[:, 0])
-        held[u] = times.searchsorted(absolute[:, -1]) - first[u]
-    fits = held.max(initial=0) <= np.iinfo(np.int16).max
-    counts = np.zeros((n_trials, n_units, n_bins), dtype=np.int16 if fits else np.int32)
-    cells = counts.reshape(-1)
-    row = np.arange(n_trials) * (n_bins + 1)  # of a trial's first edge in `absolute`
-    cell = np.arange(n_trials) * (n_units * n_bins)  # of a trial's first bin in `cells`
-    flat_edges = absolute.reshape(-1)
-    # Unit by unit, because one unit's spikes stay in the cache through all the passes below.
-    for u, times in enumerate(spike_times):
-        n = held[u]
-        total = int(n.sum())
-        if not total:
+    begin, flat_edges = absolute[:, 0].copy(), absolute.ravel()
+    bounds = absolute[:, [0, -1]].ravel()
+    within = [times.searchsorted(bounds).reshape(n_trials, 2) for times in spike_times]
+    most = max((int((stop - start).max()) for start, stop in (w.T for w in within)), default=0)
+    dtype = np.dtype(np.int16 if most <= np.iinfo(np.int16).max else np.int32)
+    # Unit by unit, because one unit's spikes and counts stay in the cache through all passes.
+    counts = np.zeros((n_units, n_trials, n_bins), dtype)
+    # A guess is doubtful when rounding could have moved it across an edge.
+    doubt = 16 * np.finfo(float).eps * (np.abs(absolute).max() / bin_size + n_bins)
+    trials, one = np.arange(n_trials), dtype.type(1)
+    for cells, times, (start, stop) in zip(
+        counts.reshape(n_units, n_trials * n_bins), spike_times, (w.T for w in within), strict=True
+    ):
+        held = stop - start
+        before = np.cumsum(held) - held
+        trial = np.repeat(trials, held)
+        if not len(trial):
             continue
-        t = times.take(np.arange(total) + np.repeat(first[u] - (np.cumsum(n) - n), n))
-        k = ((t - np.repeat(absolute[:, 0], n)) * (1 / bin_size)).astype(np.intp)
-        np.minimum(k, n_bins - 1, out=k)
-        # Division rounds, so the guess may be one bin off beside an edge: the edges decide.
-        at = k + np.repeat(row, n)
-        while (early := t < flat_edges.take(at)).any():
-            at -= early
-        while (late := t >= flat_edges.take(at + 1)).any():
-            at += late
-        at += np.repeat(cell + u * n_bins - row, n)
-        # Spikes of one cell are neighbours: the first writes a one, the others add to it.
-        cells[at] = 1
-        np.add.at(cells, at[1:][at[1:] == at[:-1]], 1)
-    if not fits and counts.max() <= np.iinfo(np.int16).max:
-        return counts.astype(np.int16)
-    return counts
+        t = times.take(np.arange(len(trial)) + (start - before).take(trial))
+        part = (t - begin.take(trial)) / bin_size
+        k = part.astype(np.intp)
+        part -= k
+        if part.min() < doubt or part.max() > 1 - doubt:
+            k = _settled(t, np.minimum(k, n_bins - 1) + trial * (n_bins + 1), flat_edges)
+            k -= trial
+        else:
+            k += trial * n_bins
+        np.add.at(cells, k, one)
+    if dtype == np.int32 and counts.max() <= np.iinfo(np.int16).max:
+        counts = counts.astype(np.int16)
+    return counts.transpose(1, 0, 2)
+
+
+def _settled(t: np.ndarray, guess: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Guessed edge before each time, moved until ``edges[guess] <= t < edges[guess + 1]``."""
+    while (early := t < edges.take(guess)).any():
+        guess -= early
+    while (late := t >= edges.take(guess + 1)).any():
+        guess += late
+    return guess
 
 
 def _number_of_bins(span: tuple[float, float], bin_size: float, who: str) -> int:
@@ -188,7 +195,7 @@ def _aligned_trials(session: Session, align: str, who: str) -> pd.DataFrame:
 
 
 def _labels(column: pd.Series) -> np.ndarray:
-    values = column.to_numpy()
+    values: np.ndarray = column.to_numpy()
     if values.dtype == object and all(isinstance(v, str) for v in values):
-        return values.astype(str)
+        return values.astype(np.str_)
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -328,4 +329,4 @@ def _schema(path: Path) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
+    return textwrap.shorten((str(error).splitlines() or [""])[0], 120)

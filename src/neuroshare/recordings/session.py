@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-Chosen = str | Sequence[Hashable] | np.ndarray | pd.Series | Callable[[pd.DataFrame], Any]
+Chosen: TypeAlias = (
+    str | Sequence[Hashable] | np.ndarray | pd.Series | Callable[[pd.DataFrame], Any]
+)
 """How rows of a table are chosen: ids, a boolean mask, a pandas query, or table -> mask."""
 
 

@@ -126,7 +126,7 @@ def simulate_sessions(
     >>> sessions = simulate_sessions({"mitt": 20, "stella": 12}, n_trials=5)
     >>> [len(session.units) for session in sessions.values()]
     [20, 12]
-    >>> sessions["mitt"].trials.odor.value_counts().to_dict()
+    >>> sessions["mitt"].trials.odor.value_counts().sort_index().to_dict()
     {'A': 5, 'B': 5, 'C': 5, 'D': 5}
     """
     if subjects is None:
@@ -202,12 +202,13 @@ def _smoother() -> np.ndarray:
 def _smooth(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
     """Smooth noise (n, time, dim) of variance one."""
     white = rng.standard_normal((n * dim, len(_time())))
-    return (white @ _smoother()).reshape(n, dim, -1).transpose(0, 2, 1)
+    smooth: np.ndarray = (white @ _smoother()).reshape(n, dim, -1).transpose(0, 2, 1)
+    return smooth
 
 
 def _loadings(rng: np.random.Generator, n_units: int, dim: int) -> np.ndarray:
     # Divided by the dimension, so that more latents do not mean wilder rates.
-    return rng.standard_normal((n_units, dim)) * 0.5 / np.sqrt(max(dim, 1))
+    return rng.normal(scale=0.5 / np.sqrt(max(dim, 1)), size=(n_units, dim))
 
 
 def _responses(rng: np.random.Generator, n_odors: int, dim: int) -> np.ndarray:
@@ -264,7 +265,7 @@ def _spikes(rng: np.random.Generator, rates: np.ndarray, onset: np.ndarray) -> l
     times = onset[trial] + BEGIN + (k + rng.random(n)) * STEP
     order = np.lexsort((times, unit))
     ends = np.cumsum(np.bincount(unit, minlength=rates.shape[1]))
-    return np.split(times[order], ends[:-1])
+    return list(np.split(times[order], ends[:-1]))
 
 
 def _variance_share(
@@ -275,7 +276,8 @@ def _variance_share(
     n_bins = round((end - begin) / SHARE_BIN)
 
     def binned(rates: np.ndarray) -> np.ndarray:
-        return rates[..., during].reshape(*rates.shape[:-1], n_bins, -1).sum(-1) * STEP
+        within = rates[..., during].reshape(*rates.shape[:-1], n_bins, -1)
+        return np.asarray(within.sum(-1) * STEP)
 
     own = np.square(latents["private_loadings"].values).sum(1) * private**2
     own += np.square(latents["loadings"].values).sum(1) * JITTER**2

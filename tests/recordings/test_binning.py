@@ -1,0 +1,171 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuroshare.recordings.binning import bin_spikes
+from neuroshare.recordings.session import Session
+
+
+def recording(spikes, onset, **columns):
+    onset = np.asarray(onset, dtype=float)
+    return Session(
+        "mitt",
+        spikes,
+        trials=pd.DataFrame({"start_time": onset, "stop_time": onset + 1, **columns}),
+    )
+
+
+def by_histogram(spikes, onset, begin, n_bins, bin_size):
+    """The definition, with np.histogram's closed last edge opened."""
+    counts = np.zeros((len(onset), len(spikes), n_bins), dtype=int)
+    for i, at in enumerate(onset):
+        edges = at + (begin + np.arange(n_bins + 1) * bin_size)
+        for j, times in enumerate(spikes):
+            counts[i, j] = np.histogram(times[times < edges[-1]], edges)[0]
+    return counts
+
+
+@st.composite
+def adversarial(draw):
+    """Spikes on edges, one float beside them, repeated, far from zero, or nowhere near."""
+    bin_size = draw(st.sampled_from([0.01, 0.1, 0.025, 1 / 3, 0.001]))
+    n_bins = draw(st.integers(1, 40))
+    begin = draw(st.sampled_from([0.0, -2.0, 0.05, -0.3, 1 / 3]))
+    offset = draw(st.sampled_from([0.0, 1e6, -1e6, 12345.678, 1e9, 0.1]))
+    onset = offset + np.array(draw(st.lists(st.floats(-5, 5), min_size=1, max_size=5)))
+    spikes = []
+    for _ in range(draw(st.integers(0, 3))):
+        trial = draw(st.lists(st.integers(0, len(onset) - 1), max_size=30))
+        edge = draw(st.lists(st.integers(-1, n_bins + 1), min_size=len(trial), max_size=len(trial)))
+        times = onset[trial] + (begin + np.array(edge, dtype=float) * bin_size)
+        nudge = draw(
+            st.lists(st.sampled_from([-1, 0, 0, 1]), min_size=len(trial), max_size=len(trial))
+        )
+        times = np.nextafter(times, times + np.array(nudge, dtype=float))
+        anywhere = offset + np.array(draw(st.lists(st.floats(-20, 20), max_size=20)))
+        spikes.append(np.sort(np.concatenate([times, anywhere])))
+    return spikes, onset, begin, n_bins, bin_size
+
+
+@given(adversarial())
+@settings(max_examples=300, deadline=None)
+def test_counts_equal_np_histogram_on_adversarial_times(case):
+    spikes, onset, begin, n_bins, bin_size = case
+    counts = bin_spikes(
+        recording(spikes, onset), span=(begin, begin + n_bins * bin_size), bin_size=bin_size
+    )
+    np.testing.assert_array_equal(counts, by_histogram(spikes, onset, begin, n_bins, bin_size))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, -3e5])
+def test_counts_equal_np_histogram_on_dense_random_times(offset):
+    rng = np.random.default_rng(0)
+    spikes = [offset + np.sort(rng.uniform(0, 60, n)) for n in (4000, 0, 1, 300)]
+    # Times on a grid of samples, as recorded, so that many lie on an edge.
+    spikes[0] = np.round(spikes[0], 3)
+    onset = offset + np.round(rng.uniform(0, 60, 50), 2)
+    counts = bin_spikes(recording(spikes, onset), span=(-1.0, 1.0), bin_size=0.01)
+    np.testing.assert_array_equal(counts, by_histogram(spikes, onset, -1.0, 200, 0.01))
+
+
+def test_bins_are_half_open():
+    session = recording([np.array([1.0, 1.1, 1.2])], [1.0])
+    counts = bin_spikes(session, span=(0.0, 0.2), bin_size=0.1)
+    edges = 1.0 + np.arange(3) * 0.1
+    assert edges.tolist() == [1.0, 1.1, 1.2]
+    assert counts.values.tolist() == [[[1, 1]]]
+
+
+def test_a_spike_counts_in_every_overlapping_trial():
+    counts = bin_spikes(recording([np.array([1.05])], [1.0, 0.9, 1.0]), span=(0.0, 0.2))
+    assert counts.sum("time").values.ravel().tolist() == [1, 1, 1]
+
+
+def test_counts_are_small_integers_until_they_do_not_fit():
+    few = bin_spikes(recording([np.full(32_767, 1.0)], [1.0]))
+    many = bin_spikes(recording([np.full(32_768, 1.0)], [1.0]))
+    spread = bin_spikes(recording([np.sort(np.tile([1.0, 1.1], 20_000))], [1.0]))
+    assert (few.dtype, many.dtype, spread.dtype) == (np.int16, np.int32, np.int16)
+    assert (few.max(), many.max(), spread.max()) == (32_767, 32_768, 20_000)
+
+
+def test_labels_ride_along():
+    session = Session(
+        "mitt",
+        {7: [1.05], 9: []},
+        pd.DataFrame({"area": ["CA1", "CA3"]}, index=[7, 9]),
+        pd.DataFrame(
+            {"start_time": [1.0, 2.0], "stop_time": [1.5, 2.5], "odor": ["A", "B"]}, index=[4, 6]
+        ),
+    )
+    counts = bin_spikes(session, span=(-0.1, 0.1), bin_size=0.05)
+    assert counts.name == "counts"
+    assert counts.dims == ("trial", "unit", "time")
+    assert counts.trial.values.tolist() == [4, 6]
+    assert counts.unit.values.tolist() == [7, 9]
+    np.testing.assert_allclose(counts.time, [-0.075, -0.025, 0.025, 0.075], atol=1e-12)
+    assert counts.odor.dims == ("trial",)
+    assert counts.odor.values.tolist() == ["A", "B"]
+    assert counts.area.dims == ("unit",)
+    assert counts.attrs == {
+        "subject": "mitt",
+        "align": "start_time",
+        "span": (-0.1, 0.1),
+        "bin_size": 0.05,
+    }
+
+
+def test_columns_that_would_collide_get_a_prefix():
+    trials = pd.DataFrame({"start_time": [1.0], "stop_time": [2.0], "time": [3.0], "area": ["x"]})
+    units = pd.DataFrame({"area": ["CA1"], "unit": [5], "time": [6]})
+    counts = bin_spikes(Session("mitt", [[1.0]], units, trials))
+    assert counts.trial_time.values.tolist() == [3.0]
+    assert counts.area.values.tolist() == ["x"]
+    assert counts.unit_area.values.tolist() == ["CA1"]
+    assert counts.unit_unit.values.tolist() == [5]
+    assert counts.unit_time.values.tolist() == [6]
+
+
+def test_trials_without_an_event_are_left_out_and_counted():
+    session = recording([np.array([1.05, 3.05])], [1.0, 2.0, 3.0], poke_out=[1.0, np.nan, 3.0])
+    with pytest.warns(UserWarning, match="1 of 3 trials left out.*'poke_out'"):
+        counts = bin_spikes(session, align="poke_out")
+    assert counts.trial.values.tolist() == [0, 2]
+    assert counts.sum("time").values.ravel().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"align": "odor"}, "'odor'. Numeric columns: start_time, stop_time"),
+        ({"align": "poke"}, "'poke'. Numeric columns: start_time, stop_time"),
+        ({"bin_size": 0.0}, "bin_size must be a positive"),
+        ({"bin_size": -0.1}, "bin_size must be a positive"),
+        ({"bin_size": np.nan}, "bin_size must be a positive"),
+        ({"span": (0.4, 0.0)}, "begin first"),
+        ({"span": (0.0, np.inf)}, "begin first"),
+        ({"span": (0.0, 0.405)}, "whole number of bins"),
+        ({"span": (0.0, 0.1), "bin_size": 0.3}, "Use an end of 0.3 s"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bin_spikes(recording([np.array([1.0])], [1.0], odor=["A"]), **arguments)
+
+
+def test_a_session_without_trials_is_refused():
+    with pytest.raises(ValueError, match="'mitt': no trials"):
+        bin_spikes(Session("mitt", [[1.0]]))
+
+
+@pytest.mark.data
+def test_real_spikes_equal_np_histogram(data_dir):
+    from neuroshare.recordings.nwb import read_nwb
+
+    session = read_nwb(data_dir / "rat-nwb" / "nelpy_linear-track.nwb", trials=None)
+    onset = np.linspace(4400, 6300, 97)
+    counts = bin_spikes(recording(session.spike_times, onset), span=(-2.0, 2.0))
+    assert counts.sum() > 1000
+    np.testing.assert_array_equal(counts, by_histogram(session.spike_times, onset, -2.0, 400, 0.01))
