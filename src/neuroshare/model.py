@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         What the encoders see: ``"standard"``: square roots of counts (other activity as it is),
         standardised by training statistics; ``"raw"``: the activity itself (the paper).
     dropout
-        Share of input features hidden from the encoders at every training step.
+        Share of units hidden from the encoders at every training step.
     patience
         With validation data, stop after this many epochs without improvement.
     device
@@ -117,9 +117,9 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         latent_dim: int = 8,
         hidden: Hidden = (256, 256),
         beta: float | Schedule = 1.0,
-        epochs: int = 50,
+        epochs: int = 10,
         batch_size: int = 128,
-        lr: float = 1e-3,
+        lr: float = 3e-4,
         weight_decay: float = 0.0,
         init: Init = "mcca",
         inputs: Literal["standard", "raw"] = "standard",
@@ -189,7 +189,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             for part in (train, validation):
                 for name, likelihood in zip(names, vae.likelihoods, strict=True):
                     if part is not None:
-                        _check_activity(name, part.counts[name], likelihood)
+                        _check_activity(name, part.counts[name], cast(Likelihood, likelihood))
             self._start(vae, train, linear)
         vae.to(device)
         history = training.fit(
@@ -209,7 +209,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         self._vae = vae
         self.subjects_ = names
         self.units_ = train.units
-        self.window_ = {
+        self.window_: dict[str, Any] = {
             "width": train.width,
             "bin_size": train.bin_size,
             "by": train.by,
@@ -227,7 +227,8 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                 "log_likelihood": (("epoch", "subject"), log_likelihood),
             },
             coords={"epoch": np.arange(1, history.n_epochs + 1), "subject": list(names)},
-            attrs={} if history.best_epoch is None else {"best_epoch": history.best_epoch + 1},
+            attrs={"interrupted": int(history.interrupted)}
+            | ({} if history.best_epoch is None else {"best_epoch": history.best_epoch + 1}),
         )
         return self
 
@@ -280,6 +281,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                     transform="sqrt" if standard and likelihood.counts else "none",
                     standardise=standard,
                     dropout=self.dropout,
+                    n_units=len(ids),
                     bottleneck=hidden == "input",
                     linear=linear,
                 )
@@ -291,26 +293,29 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
     def _start(self, vae: MultimodalVAE, train: PairedWindows, linear: bool) -> None:
         """Begin where the training data say: standard inputs, mean rates, an aligned linear map."""
         aligned = None
-        if linear:
+        if linear and self.init != "random":
             aligned = LinearAlignment(method=self.init, latent_dim=self.latent_dim, seed=self.seed)
             aligned.fit(train)
         for name, encoder, decoder, likelihood in zip(
             train.subjects, vae.encoders, vae.decoders, vae.likelihoods, strict=True
         ):
-            assert isinstance(encoder, Encoder)
-            assert isinstance(decoder, Decoder)
-            assert isinstance(likelihood, Likelihood)
+            encoder, decoder = cast(Encoder, encoder), cast(Decoder, decoder)
+            likelihood = cast(Likelihood, likelihood)
             mean, loc, scale = _statistics(train, name, root=encoder.transform == "sqrt")
             if encoder.standardise:
                 encoder.set_standard(loc, scale)
             if likelihood.counts:
                 decoder.start_at(likelihood.link(mean))
             if aligned is not None:
-                _, their_scale, weights = aligned.encoder(name)
                 # The map was learned on inputs standardised its own way; restate it for ours.
-                ours = torch.from_numpy(_lag_major(weights / their_scale[:, None], train.width))
-                ours = ours.float() * (scale[:, None] if encoder.standardise else 1.0)
-                encoder.start_from(ours, scale=0.3)
+                their_loc, their_scale, weights = aligned.encoder(name)
+                weights = _lag_major(weights / their_scale[:, None], train.width)
+                their_loc = _lag_major(their_loc[:, None], train.width)[:, 0]
+                our_loc = loc.double().numpy() if encoder.standardise else np.zeros(len(loc))
+                bias = torch.from_numpy((our_loc - their_loc) @ weights).float()
+                start = torch.from_numpy(weights).float()
+                start = start * scale[:, None] if encoder.standardise else start
+                encoder.start_from(start, bias, scale=0.3)
 
     # ------------------------------------------------------------------ using
 
@@ -421,7 +426,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         with torch.inference_mode():
             for index, x, observed in windows.all_batches(vae, columns):
                 mean = vae.impute(x, observed & use, position)
-                mean = mean.unflatten(1, (width, n_units)).transpose(1, 2)
+                mean = mean.view(len(mean), width, n_units).transpose(1, 2)
                 mean[~(observed & use).any(0)] = torch.nan
                 expected[index] = mean.cpu().numpy()
         coords = paired.coords()
@@ -475,7 +480,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                     "Select the fitted units in their order or refit."
                 )
             likelihood = self._vae.likelihoods[self.subjects_.index(name)]
-            _check_activity(name, paired.counts[name], likelihood)  # type: ignore[arg-type]
+            _check_activity(name, paired.counts[name], cast(Likelihood, likelihood))
         return paired, [self.subjects_.index(name) for name in known]
 
     # ------------------------------------------------------------------ keeping
@@ -563,7 +568,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             )
         try:
             given = {"objective": objective, "likelihood": likelihood}
-            params = {
+            params: dict[str, Any] = {
                 k: given[k] if given.get(k) is not None else _from_json(k, v)
                 for k, v in stored["params"].items()
             }
@@ -640,12 +645,14 @@ class _Windows:
     ) -> Iterator[tuple[NDArray[np.int64], list[Tensor], Tensor]]:
         """Give every window in order, as the fitted model wants it; unknown subjects are absent."""
         n_modalities = len(vae.encoders)
-        for index in torch.arange(len(self), device=self.device).split(batch_size):
+        everything = torch.arange(len(self), device=self.device)
+        for first in range(0, len(self), batch_size):
+            index = everything[first : first + batch_size]
             given, seen = self.batch(index)
             observed = torch.zeros(n_modalities, len(index), dtype=torch.bool, device=self.device)
             observed[list(columns)] = seen
             x = [
-                torch.zeros(len(index), encoder.input_loc.shape[0], device=self.device)
+                torch.zeros(len(index), len(cast(Encoder, encoder).input_loc), device=self.device)
                 for encoder in vae.encoders
             ]
             for column, values in zip(columns, given, strict=True):

@@ -509,8 +509,8 @@ def _whole_bins(name: str, seconds: float, bin_size: float) -> int:
     return n
 
 
-def _known(values: NDArray[Any]) -> NDArray[Any]:
-    return values[~pd.isna(values)]
+def _known(values: NDArray[Any]) -> list[Any]:
+    return list(values[~pd.isna(values)].tolist())
 
 
 def _as_labels(values: Sequence[Any]) -> NDArray[Any]:

@@ -35,9 +35,15 @@ def kl_standard(q: Normal) -> Tensor:
     return (0.5 * (q.loc.square() + q.scale.square() - 1) - q.scale.log()).sum(-1)
 
 
+def log_density(q: Normal, z: Tensor) -> Tensor:
+    """Log density of z under q, summed over the latent dim."""
+    density: Tensor = q.log_prob(z)
+    return density.sum(-1)
+
+
 def log_prob_standard(z: Tensor) -> Tensor:
     """Log density of N(0, I), summed over the latent dim."""
-    return normal(torch.zeros_like(z), torch.ones_like(z)).log_prob(z).sum(-1)
+    return log_density(normal(torch.zeros_like(z), torch.ones_like(z)), z)
 
 
 def product(q: Normal, member: Tensor, prior: bool) -> Normal:
@@ -109,7 +115,7 @@ def mixture_log_prob(q: Normal, z: Tensor, log_weight: Tensor) -> Tensor:
 def expert_log_prob(q: Normal, z: Tensor) -> Tensor:
     """Log density of every point under every expert, (modality, draw, sample)."""
     experts = normal(q.loc.unsqueeze(1), q.scale.unsqueeze(1))
-    return experts.log_prob(z.unsqueeze(0)).sum(-1)
+    return log_density(experts, z.unsqueeze(0))
 
 
 def mean_pairwise_kl(q: Normal, observed: Tensor) -> Tensor:

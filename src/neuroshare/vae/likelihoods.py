@@ -164,7 +164,8 @@ class Categorical(Likelihood):
         self.n_categories = n_categories
 
     def _logits(self, output: Tensor) -> Tensor:
-        return output.unflatten(-1, (-1, self.n_categories)).log_softmax(-1)
+        logits: Tensor = output.unflatten(-1, (-1, self.n_categories))
+        return logits.log_softmax(-1)
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:  # noqa: D102
         return (x * self._logits(output).flatten(-2)).sum(-1)

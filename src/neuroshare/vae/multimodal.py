@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ class MultimodalVAE(nn.Module):
         """Log p(x_m | z_m): z (modality, draw, sample, latent) -> (modality, draw, sample)."""
         return torch.stack(
             [
-                likelihood.log_prob(decode(z_m), x_m)
+                cast(Likelihood, likelihood).log_prob(decode(z_m), x_m)
                 for likelihood, decode, z_m, x_m in zip(
                     self.likelihoods, self.decoders, z, x, strict=True
                 )
@@ -94,5 +95,5 @@ class MultimodalVAE(nn.Module):
             weight = z.new_ones(z.shape[:2])
         else:
             z, weight = self.objective.conditional(q, observed, target)
-        mean = self.likelihoods[target].mean(self.decoders[target](z))  # type: ignore[operator]
+        mean = cast(Likelihood, self.likelihoods[target]).mean(self.decoders[target](z))
         return (weight.unsqueeze(-1) * mean).sum(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ _SLOPE = 0.01
 def _perceptron(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers with LeakyReLU after each."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+    for n_in, n_out in pairwise(widths):
         layers += [nn.Linear(n_in, n_out), nn.LeakyReLU(_SLOPE, inplace=True)]
     return nn.Sequential(*layers)
 
@@ -36,7 +37,10 @@ class Encoder(nn.Module):
     standardise
         Subtract `input_loc` and divide by `input_scale`, see `set_standard`.
     dropout
-        Share of input features set to their mean at every training step.
+        Share of units hidden from the network at every training step, each with all its lags:
+        features are ordered (lag, unit) and `n_units` says how many units there are.
+    n_units
+        By default every feature is a unit of its own.
     bottleneck
         One more hidden layer as wide as the latents before the two heads (the paper's network).
     linear
@@ -52,6 +56,7 @@ class Encoder(nn.Module):
         transform: Transform = "none",
         standardise: bool = False,
         dropout: float = 0.0,
+        n_units: int | None = None,
         bottleneck: bool = False,
         linear: bool = False,
     ) -> None:
@@ -63,6 +68,7 @@ class Encoder(nn.Module):
         self.skip = nn.Linear(n_inputs, n_latents, bias=False) if linear else None
         self.transform = transform
         self.dropout = dropout
+        self.n_units = n_units or n_inputs
         self.standardise = standardise
         self.register_buffer("input_loc", torch.zeros(n_inputs))
         self.register_buffer("input_scale", torch.ones(n_inputs))
@@ -76,8 +82,8 @@ class Encoder(nn.Module):
         self.input_scale.copy_(scale)
 
     @torch.no_grad()
-    def start_from(self, weights: Tensor, scale: float) -> None:
-        """Start at the linear map `weights` (feature, latent), the nonlinear branch at zero.
+    def start_from(self, weights: Tensor, bias: Tensor, scale: float) -> None:
+        """Start at a linear map, weights (feature, latent) and bias, the nonlinear branch at zero.
 
         Latents beyond the columns of `weights` keep their random start. `scale` is the posterior
         scale to begin with.
@@ -87,7 +93,7 @@ class Encoder(nn.Module):
         n_given = weights.shape[1]
         self.skip.weight[:n_given].copy_(weights.T)
         self.loc.weight[:n_given].zero_()
-        self.loc.bias[:n_given].zero_()
+        self.loc.bias[:n_given].copy_(bias)
         self.log_scale.weight[:n_given].mul_(0.1)
         self.log_scale.bias[:n_given].fill_(float(torch.tensor(scale).log()))
 
@@ -98,7 +104,8 @@ class Encoder(nn.Module):
         if self.standardise:
             x = (x - self.input_loc) / self.input_scale
         if self.dropout and self.training:
-            x = dropout(x, self.dropout)
+            kept = dropout(x.new_ones(len(x), 1, self.n_units), self.dropout)
+            x = (x.unflatten(1, (-1, self.n_units)) * kept).flatten(1)
         features = self.body(x)
         loc = self.loc(features)
         if self.skip is not None:

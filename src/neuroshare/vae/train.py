@@ -179,7 +179,8 @@ def fit(
 
 
 def _batches(n_samples: int, batch_size: int, order: Tensor) -> Iterator[Tensor]:
-    yield from order[:n_samples].split(batch_size)
+    for first in range(0, n_samples, batch_size):
+        yield order[first : first + batch_size]
 
 
 def _train_epoch(

@@ -64,7 +64,7 @@ class MMVAEPlus(Objective):
         return Elbo((weight * each).sum(1), torch.where(observed, weight * rate, 0.0).sum(0))
 
     def latents(self, q: Normal, observed: Tensor) -> Tensor:
-        """Every modality's own code where observed, else the mixture's shared mean and its prior."""
+        """Every modality's own code where observed, else the mixture's mean and its prior."""
         n_shared = q.loc.shape[-1] - self.private_dim
         weight = weights(observed, q.loc.dtype).unsqueeze(-1)
         others = (weight * q.loc).sum(0)[..., :n_shared].expand(len(q.loc), -1, -1)

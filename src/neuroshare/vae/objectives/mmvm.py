@@ -10,6 +10,7 @@ from torch.distributions import Normal
 
 from neuroshare.vae.experts import (
     kl_standard,
+    log_density,
     log_prob_standard,
     mean_pairwise_kl,
     mixture_log_prob,
@@ -38,6 +39,11 @@ class MMVM(Objective):
         its prior mean.
     private_beta
         Weight of the private rate relative to the shared one.
+    cross
+        Share of each likelihood that is asked of another modality's shared code (our extension; 0
+        is the paper): log p(x_m | z_m) becomes (1 - cross) log p(x_m | z_m) + cross
+        log p(x_m | s_k, p_m = 0) with another modality k, drawn for every batch. It is what
+        imputation does, and keeps in the shared code whatever one modality can tell of another.
 
     Notes
     -----
@@ -53,6 +59,7 @@ class MMVM(Objective):
         prior_weight: float | Schedule = 0.0,
         private_dim: int = 0,
         private_beta: float = 1.0,
+        cross: float = 0.0,
     ) -> None:
         super().__init__()
         if bound not in ("pairwise", "mixture"):
@@ -76,7 +83,10 @@ class MMVM(Objective):
         self.bound = bound
         self.prior_weight = prior_weight
         self.private_dim = private_dim
+        if not 0 <= cross <= 1:
+            raise ValueError(f"The 'cross' parameter of mmvm must be in [0, 1]. Got {cross!r}.")
         self.private_beta = private_beta
+        self.cross = cross
         self.register_buffer("alpha", torch.tensor(value_at(prior_weight, 0)), persistent=False)
 
     alpha: Tensor
@@ -99,10 +109,22 @@ class MMVM(Objective):
                 log_prior = torch.logaddexp(
                     (1 - self.alpha).log() + log_prior, self.alpha.log() + log_prob_standard(s)
                 )
-            rate = shared.log_prob(s).sum(-1) - log_prior
+            rate = log_density(shared, s) - log_prior
         if self.private_dim:
             rate = rate + self.private_beta * kl_standard(private)
-        return Elbo(log_lik(z.unsqueeze(1)).squeeze(1), torch.where(observed, rate, 0.0).sum(0))
+        return Elbo(self._fit(z, observed, log_lik), torch.where(observed, rate, 0.0).sum(0))
+
+    def _fit(self, z: Tensor, observed: Tensor, log_lik: LogLik) -> Tensor:
+        """Log-likelihood of every modality from its own code and, in part, from another's."""
+        n_modalities = len(z)
+        if self.cross == 0 or n_modalities == 1:
+            return log_lik(z.unsqueeze(1)).squeeze(1)
+        shift = int(torch.randint(1, n_modalities, ()))
+        s, p = z.split([z.shape[-1] - self.private_dim, self.private_dim], dim=-1)
+        other = torch.cat([s.roll(shift, dims=0), torch.zeros_like(p)], dim=-1)
+        own, crossed = log_lik(torch.stack([z, other], dim=1)).unbind(1)
+        mixed = (1 - self.cross) * own + self.cross * crossed
+        return torch.where(observed.roll(shift, dims=0), mixed, own)
 
     def latents(self, q: Normal, observed: Tensor) -> Tensor:
         """Every modality's own code where observed, else the mixture's mean, private part at 0."""
