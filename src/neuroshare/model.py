@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,8 +21,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import Ridge
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV, GroupKFold
 from torch import Tensor
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from neuroshare.linear import LinearAlignment
 from neuroshare.recordings.pairing import PairedWindows
@@ -209,15 +214,13 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         self._vae = vae
         self.subjects_ = names
         self.units_ = train.units
+        self._mixture = _prior_mixture(vae, self.latent_dim, _Windows(train, device), self.seed)
         self.window_: dict[str, Any] = {
             "width": train.width,
             "bin_size": train.bin_size,
             "by": train.by,
             "conditions": [_plain(c) for c in train.conditions],
-            "trials": {
-                name: [_plain(t) for t in train.counts[name]["trial"].values[train.trials[name]]]
-                for name in names
-            },
+            "trials": {name: _trial_ids(train, name) for name in names},
         }
         arrays = training.as_arrays(history)
         log_likelihood = arrays.pop("log_likelihood").reshape(-1, len(names))
@@ -296,26 +299,13 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         if linear and self.init != "random":
             aligned = LinearAlignment(method=self.init, latent_dim=self.latent_dim, seed=self.seed)
             aligned.fit(train)
-        for name, encoder, decoder, likelihood in zip(
-            train.subjects, vae.encoders, vae.decoders, vae.likelihoods, strict=True
-        ):
-            encoder, decoder = cast(Encoder, encoder), cast(Decoder, decoder)
-            likelihood = cast(Likelihood, likelihood)
-            mean, loc, scale = _statistics(train, name, root=encoder.transform == "sqrt")
-            if encoder.standardise:
-                encoder.set_standard(loc, scale)
-            if likelihood.counts:
-                decoder.start_at(likelihood.link(mean))
+        for modality, name in enumerate(train.subjects):
+            start = None
             if aligned is not None:
-                # The map was learned on inputs standardised its own way; restate it for ours.
-                their_loc, their_scale, weights = aligned.encoder(name)
-                weights = _lag_major(weights / their_scale[:, None], train.width)
-                their_loc = _lag_major(their_loc[:, None], train.width)[:, 0]
-                our_loc = loc.double().numpy() if encoder.standardise else np.zeros(len(loc))
-                bias = torch.from_numpy((our_loc - their_loc) @ weights).float()
-                start = torch.from_numpy(weights).float()
-                start = start * scale[:, None] if encoder.standardise else start
-                encoder.start_from(start, bias, scale=0.3)
+                mean, scale, weights = aligned.encoder(name)
+                weights = weights / scale[:, None]
+                start = (_lag_major(weights, train.width), -mean @ weights)
+            _start_at(vae, modality, train, name, start)
 
     # ------------------------------------------------------------------ using
 
@@ -345,7 +335,6 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         """
         paired, columns = self._checked(paired)
         vae = self._vae
-        device = next(vae.parameters()).device
         n_windows = len(paired)
         n_shared = self.latent_dim
         total = n_shared + vae.objective.private_dim
@@ -361,9 +350,8 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                 f"{vae.objective.private_dim} private latents."
             )
         latents = np.empty((len(columns), n_windows, total), dtype=np.float32)
-        windows = _Windows(paired, device)
         with torch.inference_mode():
-            for index, x, observed in windows.all_batches(vae, columns):
+            for index, x, observed in self._windows(paired).all_batches():
                 z = vae.latents(x, observed if joint else None)
                 latents[:, index] = z[columns].cpu().numpy()
         absent = np.repeat(paired.table.T < 0, len(paired.starts), axis=1)
@@ -422,9 +410,8 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             use[self.subjects_.index(name)] = True
         n_units, width = len(self.units_[target]), paired.width
         expected = np.empty((len(paired), n_units, width), dtype=np.float32)
-        windows = _Windows(paired, device)
         with torch.inference_mode():
-            for index, x, observed in windows.all_batches(vae, columns):
+            for index, x, observed in self._windows(paired).all_batches():
                 mean = vae.impute(x, observed & use, position)
                 mean = mean.view(len(mean), width, n_units).transpose(1, 2)
                 mean[~(observed & use).any(0)] = torch.nan
@@ -444,12 +431,287 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             attrs={"subject": target, "source": ", ".join(sources), "by": paired.by},
         )
 
-    def _checked(self, paired: PairedWindows) -> tuple[PairedWindows, list[int]]:
-        """Check windows against the fit; the fitted subjects among them, by position."""
+    def sample(self, n: int, *, seed: int = 0, mean: bool = False) -> dict[str, xr.DataArray]:
+        """Generate windows of all subjects jointly, from one shared code each.
+
+        Parameters
+        ----------
+        n
+            Number of windows.
+        seed
+            Of the draw.
+        mean
+            Give expected counts instead of drawn ones.
+
+        Returns
+        -------
+        dict of str to DataArray (window, unit, lag)
+
+        Notes
+        -----
+        The code comes from N(0, I) for objectives with that prior. The prior of ``"mmvm"`` is the
+        mixture of the posteriors of data, so codes are drawn from a Gaussian mixture fitted to the
+        posteriors of the training windows; those of ``"autoencoder"`` likewise.
+        """
+        if n < 1:
+            raise ValueError(f"The 'n' parameter of sample must be at least 1. Got {n!r} instead.")
+        vae = self._fitted()
+        device = next(vae.parameters()).device
+        drawn = {}
+        with torch.inference_mode(), torch.random.fork_rng(devices=_cuda(device)):
+            torch.manual_seed(seed)
+            s = self._prior(device).sample((n,))
+            for position, name in enumerate(self.subjects_):
+                p = torch.randn(n, vae.objective.private_dim, device=device)
+                likelihood = cast(Likelihood, vae.likelihoods[position])
+                output = vae.decoders[position](torch.cat([s, p], dim=-1))
+                values = likelihood.mean(output) if mean else likelihood.sample(output)
+                drawn[name] = self._as_windows(values, name)
+        return drawn
+
+    def log_likelihood(
+        self, paired: PairedWindows, *, n_draws: int = 64, seed: int = 0
+    ) -> xr.Dataset:
+        """Importance-weighted estimates of the log-likelihood of held-out windows, in nats.
+
+        Parameters
+        ----------
+        paired
+            Windows, held out.
+        n_draws
+            Draws per window. The estimates are lower bounds in expectation and rise with it.
+        seed
+            Of the draws.
+
+        Returns
+        -------
+        Dataset
+            ``joint`` (window): log p of all present subjects. ``marginal`` (subject, window):
+            log p(x_m). ``conditional`` (source, target, window): log p(x_target | x_source), NaN
+            on the diagonal. NaN where a subject is absent. Their means over windows make the
+            synergy table of the MVAE and MMVAE papers.
+
+        Notes
+        -----
+        Under the generative model of `sample`: one shared code, and private codes from N(0, I). For
+        objectives that share nothing, the joint is the sum of the marginals and a conditional is
+        the marginal of its target.
+        """
+        paired, columns = self._checked(paired)
+        vae = self._vae
+        device = next(vae.parameters()).device
+        prior = self._prior(device)
+        n = len(self.subjects_)
+        joint = np.full(len(paired), np.nan)
+        marginal = np.full((n, len(paired)), np.nan)
+        conditional = np.full((n, n, len(paired)), np.nan)
+        shares = vae.objective.shares
+        with torch.inference_mode(), torch.random.fork_rng(devices=_cuda(device)):
+            torch.manual_seed(seed)
+            for index, x, observed in self._windows(paired).all_batches(max(1, 8192 // n_draws)):
+                for source in columns:
+                    alone = torch.zeros_like(observed)
+                    alone[source] = True
+                    value = vae.log_marginal(x, alone, None, prior, n_draws)
+                    marginal[source, index] = _where(observed[source], value)
+                    for target in columns if shares else ():
+                        if target != source:
+                            value = vae.log_marginal(x, alone, target, prior, n_draws)
+                            both = observed[source] & observed[target]
+                            conditional[source, target, index] = _where(both, value)
+                if shares:
+                    value = vae.log_marginal(x, observed, None, prior, n_draws)
+                    joint[index] = value.cpu().numpy()
+        if not shares:
+            joint = np.nansum(marginal, axis=0)
+            off = ~np.eye(n, dtype=bool)
+            both = ~np.isnan(marginal)[:, None] & ~np.isnan(marginal)[None]
+            conditional = np.where(off[..., None] & both, marginal[None], np.nan)
+        coords = paired.coords()
+        coords.pop("subject")
+        coords.pop("trial")
+        names = [self.subjects_[c] for c in columns]
+        return xr.Dataset(
+            {
+                "joint": ("window", joint),
+                "marginal": (("subject", "window"), marginal[columns]),
+                "conditional": (
+                    ("source", "target", "window"),
+                    conditional[np.ix_(columns, columns)],
+                ),
+            },
+            coords={**coords, "subject": names, "source": names, "target": names},
+            attrs={"unit": "nats per window", "n_draws": n_draws},
+        )
+
+    def add_subject(
+        self,
+        name: str,
+        train: PairedWindows,
+        settings: Subject | None = None,
+        *,
+        epochs: int | None = None,
+    ) -> Self:
+        """Fit an encoder and a decoder for a new subject against the frozen others.
+
+        Nothing of the subjects fitted before changes, to the last bit; the model knows one more
+        subject afterwards.
+
+        Parameters
+        ----------
+        name
+            The new subject.
+        train
+            Training windows of the new subject paired with one or more fitted ones.
+        settings
+            Of the new subject, where they differ from the model's.
+        epochs
+            Of its training; by default as many as the model's.
+        """
+        fitted = self._fitted()
+        if name in self.subjects_:
+            raise ValueError(f"subject {name!r} is fitted already; there are {self.subjects_}.")
+        if name not in train.subjects:
+            raise ValueError(f"subject {name!r} is not in the data: {list(train.subjects)}.")
+        partners = [known for known in self.subjects_ if known in train.subjects]
+        if not partners:
+            raise ValueError(
+                f"adding {name!r} needs at least one fitted subject to pair with, of "
+                f"{list(self.subjects_)}; the data hold {list(train.subjects)}."
+            )
+        self._checked(train.select(partners))
+        train = train.select([*partners, name])
+        device = next(fitted.parameters()).device
+        subjects = self.subjects
+        if isinstance(subjects, Mapping) or settings is not None:
+            given = subjects if isinstance(subjects, Mapping) else {}
+            subjects = {n: given.get(n, Subject()) for n in self.subjects_}
+            subjects[name] = settings or Subject()
+        elif subjects is not None:
+            subjects = (*self.subjects_, name)
+        grown = copy.copy(self).set_params(subjects=subjects)
+        grown.units_ = {**self.units_, name: train.units[name]}
+        linear = cast(Encoder, fitted.encoders[0]).skip is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            vae = grown._skeleton(grown.units_, self.window_["width"], linear=linear)
+            new = len(self.subjects_)
+            likelihood = cast(Likelihood, vae.likelihoods[new])
+            _check_activity(name, train.counts[name], likelihood)
+            start = self._regressed(train, name, partners) if linear else None
+            _start_at(vae, new, train, name, start)
+        _copy_into(vae, fitted)
+        for parameter in vae.parameters():
+            parameter.requires_grad_(False)
+        for part in (vae.encoders[new], vae.decoders[new], vae.likelihoods[new]):
+            part.requires_grad_(True)
+        vae.to(device)
+        grown._vae, grown.subjects_ = vae, (*self.subjects_, name)
+        training.fit(
+            vae,
+            grown._windows(train),
+            epochs=self.epochs if epochs is None else epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            beta=self.beta,
+            weight_decay=self.weight_decay,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        vae.requires_grad_(True)
+        grown.window_ = {
+            **self.window_,
+            "trials": {**self.window_["trials"], name: _trial_ids(train, name)},
+        }
+        self.__dict__.update(grown.__dict__)
+        return self
+
+    def _regressed(
+        self, train: PairedWindows, name: str, partners: Sequence[str]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Linear map from a new subject's windows to where its partners' latents are.
+
+        Ridge regression on the square-root counts summed over lags, of the partners' latents
+        averaged over redrawn partners; the penalty is chosen between trials.
+        """
+        known = {}
+        for partner in partners:
+            alone = train.select([partner])
+            z = self.transform(alone).values.reshape(len(alone.table), -1, self.latent_dim)
+            known[partner] = np.full((train.counts[partner].sizes["trial"], *z.shape[1:]), np.nan)
+            known[partner][alone.table[:, 0]] = z
+        spread = np.mean([np.nanstd(z, axis=(0, 1)) for z in known.values()], axis=0)
+        used = train.trials[name]
+        total = np.zeros((train.counts[name].sizes["trial"], len(train.starts), self.latent_dim))
+        met = np.zeros(len(total))
+        for repeat in range(20 if train.order == "random" else 1):
+            table = train.repair(train.seed + repeat).table
+            for column, partner in enumerate(partners):
+                both = (table[:, column] >= 0) & (table[:, -1] >= 0)
+                np.add.at(total, table[both, -1], known[partner][table[both, column]])
+                np.add.at(met, table[both, -1], 1)
+        used = used[met[used] > 0]
+        if not len(used):
+            raise ValueError(f"no trial of the new subject {name!r} is paired with a fitted one.")
+        target = (total[used] / met[used, None, None]).reshape(-1, self.latent_dim)
+        windows = np.lib.stride_tricks.sliding_window_view(
+            np.sqrt(train.counts[name].values[used].astype(float)), train.width, axis=2
+        )[:, :, train.starts]
+        features = windows.sum(-1).swapaxes(1, 2).reshape(len(target), -1)
+        loc, scale = features.mean(0), features.std(0)
+        scale = np.sqrt(scale**2 + 0.05 * np.mean(scale**2) + 1e-12)
+        trial = np.repeat(np.arange(len(used)), len(train.starts))
+        penalties = {"alpha": len(target) * np.logspace(-3, 1, 9)}
+        folds = GroupKFold(min(5, len(used))) if len(used) > 1 else None
+        ridge = (
+            GridSearchCV(Ridge(), penalties, cv=folds, scoring="neg_mean_squared_error")
+            .fit((features - loc) / scale, target, groups=trial)
+            .best_estimator_
+            if folds
+            else Ridge(float(len(target))).fit((features - loc) / scale, target)
+        )
+        # Regression shrinks; let the new latents spread as the others do.
+        shrunk = ridge.predict((features - loc) / scale).std(0)
+        weights = ridge.coef_.T / scale[:, None] * (spread / np.maximum(shrunk, 1e-6))
+        bias = target.mean(0) - loc @ weights
+        return np.tile(weights, (train.width, 1)), bias
+
+    def _prior(self, device: torch.device) -> Distribution:
+        """Prior of the shared latents, log_prob over the last dim."""
+        given = {name: value.to(device) for name, value in self._mixture.items()}
+        return MixtureSameFamily(
+            Categorical(logits=given["weight"].log(), validate_args=False),
+            Independent(Normal(given["loc"], given["scale"], validate_args=False), 1),
+            validate_args=False,
+        )
+
+    def _windows(self, paired: PairedWindows) -> _Windows:
+        """Windows on the model's device, with fitted subjects that are not paired as absent."""
+        device = next(self._vae.parameters()).device
+        n_features = {n: len(u) * paired.width for n, u in self.units_.items()}
+        return _Windows(paired, device, n_features)
+
+    def _as_windows(self, values: Tensor, name: str) -> xr.DataArray:
+        """Features (window, lag x unit) of one subject, labelled."""
+        width, units = self.window_["width"], self.units_[name]
+        return xr.DataArray(
+            values.view(len(values), width, len(units)).transpose(1, 2).cpu().numpy(),
+            dims=("window", "unit", "lag"),
+            coords={"unit": units, "lag": (np.arange(width) + 0.5) * self.window_["bin_size"]},
+            name="counts",
+            attrs={"subject": name},
+        )
+
+    def _fitted(self) -> MultimodalVAE:
         if not hasattr(self, "_vae"):
             raise NotFittedError(
                 "This SharedLatentModel is not fitted yet. Call 'fit' before using it."
             )
+        return self._vae
+
+    def _checked(self, paired: PairedWindows) -> tuple[PairedWindows, list[int]]:
+        """Check windows against the fit; the fitted subjects among them, by position."""
+        self._fitted()
         known = [name for name in self.subjects_ if name in paired.subjects]
         strangers = [name for name in paired.subjects if name not in self.subjects_]
         if not known or (strangers and self.subjects is None):
@@ -490,14 +752,14 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
 
         The directory appears whole or not at all; an older model there is replaced.
         """
-        if not hasattr(self, "_vae"):
-            raise NotFittedError("This SharedLatentModel is not fitted yet; nothing to save.")
+        vae = self._fitted()
         path = Path(path)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         temporary.mkdir(parents=True)
         try:
             save_file(
-                {k: v.detach().cpu().contiguous() for k, v in self._vae.state_dict().items()},
+                {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
+                | {f"prior.{k}": v for k, v in self._mixture.items()},
                 temporary / "weights.safetensors",
             )
             stored = {
@@ -506,7 +768,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                 "subjects": list(self.subjects_),
                 "units": {n: [_plain(u) for u in units] for n, units in self.units_.items()},
                 "window": self.window_,
-                "linear": any(e.skip is not None for e in self._vae.encoders),
+                "linear": cast(Encoder, vae.encoders[0]).skip is not None,
                 "history": self.history_.to_dict(),
                 "versions": {
                     "neuroshare": version("neuroshare-latents"),
@@ -580,6 +842,11 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             model.history_ = xr.Dataset.from_dict(stored["history"])
             units = {name: model.units_[name] for name in model.subjects_}
             vae = model._skeleton(units, model.window_["width"], linear=stored["linear"])
+            model._mixture = {
+                k.removeprefix("prior."): weights.pop(k)
+                for k in list(weights)
+                if k.startswith("prior.")
+            }
             vae.load_state_dict(weights)
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise ValueError(f"{path} is damaged and cannot be read: {error}.") from error
@@ -595,8 +862,17 @@ class _Windows:
     ordered (lag, unit).
     """
 
-    def __init__(self, paired: PairedWindows, device: torch.device) -> None:
+    def __init__(
+        self, paired: PairedWindows, device: torch.device, subjects: Mapping[str, int] | None = None
+    ) -> None:
+        """Put the counts on the device.
+
+        `subjects` are the names and numbers of features of all modalities of the model, when these
+        are more than those paired: the others are absent.
+        """
         self.paired = paired
+        self.n_features = list(subjects.values()) if subjects else []
+        self.columns = [list(subjects).index(n) for n in paired.subjects] if subjects else []
         self.device = device
         self.views, self.rows = [], []
         self.n_bins = next(iter(paired.counts.values())).sizes["time"]
@@ -638,26 +914,23 @@ class _Windows:
             view.index_select(0, column).float()
             for view, column in zip(self.views, position.T, strict=True)
         ]
-        return x, observed
+        if not self.n_features:
+            return x, observed
+        everyone = [torch.zeros(len(index), n, device=self.device) for n in self.n_features]
+        seen = torch.zeros(len(everyone), len(index), dtype=torch.bool, device=self.device)
+        for column, values in zip(self.columns, x, strict=True):
+            everyone[column] = values
+        seen[self.columns] = observed
+        return everyone, seen
 
     def all_batches(
-        self, vae: MultimodalVAE, columns: Sequence[int], batch_size: int = 1024
+        self, batch_size: int = 1024
     ) -> Iterator[tuple[NDArray[np.int64], list[Tensor], Tensor]]:
-        """Give every window in order, as the fitted model wants it; unknown subjects are absent."""
-        n_modalities = len(vae.encoders)
+        """Give every window in order: positions, x and observed."""
         everything = torch.arange(len(self), device=self.device)
         for first in range(0, len(self), batch_size):
             index = everything[first : first + batch_size]
-            given, seen = self.batch(index)
-            observed = torch.zeros(n_modalities, len(index), dtype=torch.bool, device=self.device)
-            observed[list(columns)] = seen
-            x = [
-                torch.zeros(len(index), len(cast(Encoder, encoder).input_loc), device=self.device)
-                for encoder in vae.encoders
-            ]
-            for column, values in zip(columns, given, strict=True):
-                x[column] = values
-            yield index.cpu().numpy(), x, observed
+            yield (index.cpu().numpy(), *self.batch(index))
 
 
 def _compact(values: NDArray[Any]) -> NDArray[Any]:
@@ -668,6 +941,86 @@ def _compact(values: NDArray[Any]) -> NDArray[Any]:
             return values.astype(np.uint8)
         return values.astype(np.int32)
     return values.astype(np.float32)
+
+
+def _start_at(
+    vae: MultimodalVAE,
+    modality: int,
+    train: PairedWindows,
+    name: str,
+    start: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+) -> None:
+    """Begin one subject's networks where the training data say.
+
+    `start` is a linear map from (root) counts to the shared latents: weights (feature, latent) and
+    bias (latent,).
+    """
+    encoder = cast(Encoder, vae.encoders[modality])
+    decoder = cast(Decoder, vae.decoders[modality])
+    likelihood = cast(Likelihood, vae.likelihoods[modality])
+    mean, loc, scale = _statistics(train, name, root=encoder.transform == "sqrt")
+    if encoder.standardise:
+        encoder.set_standard(loc, scale)
+    if likelihood.counts:
+        decoder.start_at(likelihood.link(mean))
+    if start is not None:
+        weights, bias = start
+        if encoder.standardise:  # restate the map for standardised inputs
+            bias = bias + loc.double().numpy() @ weights
+            weights = weights * scale.double().numpy()[:, None]
+        encoder.start_from(
+            torch.from_numpy(weights).float(), torch.from_numpy(bias).float(), scale=0.3
+        )
+
+
+def _copy_into(grown: MultimodalVAE, fitted: MultimodalVAE) -> None:
+    """Give a model of more subjects the weights of one of fewer; the new ones stay as they are."""
+    state = grown.state_dict()
+    for name, value in fitted.state_dict().items():
+        if state[name].shape == value.shape:
+            state[name].copy_(value)
+        else:  # what an objective learns for each modality
+            state[name][: len(value)].copy_(value)
+
+
+def _prior_mixture(
+    vae: MultimodalVAE, n_shared: int, windows: _Windows, seed: int, n_points: int = 4000
+) -> dict[str, Tensor]:
+    """Weights, locs and scales of the prior of the shared latents, as one Gaussian mixture."""
+    if vae.objective.has_prior:
+        zeros = torch.zeros(1, n_shared)
+        return {"weight": torch.ones(1), "loc": zeros, "scale": torch.ones_like(zeros)}
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randperm(len(windows), generator=generator)[: n_points // len(vae.encoders) + 1]
+    with torch.inference_mode():
+        x, observed = windows.batch(index.to(windows.device))
+        q = vae.encode(x)
+        noise = torch.randn(q.loc.shape, generator=generator).to(q.loc.device)
+        points = (q.loc + q.scale * noise)[observed][:, :n_shared].double().cpu().numpy()
+    n_components = min(10, max(1, len(points) // 20))
+    mixture = GaussianMixture(
+        n_components, covariance_type="diag", reg_covar=1e-4, random_state=seed, max_iter=50
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # near enough for a prior
+        mixture.fit(points)
+    return {
+        "weight": torch.from_numpy(mixture.weights_).float(),
+        "loc": torch.from_numpy(mixture.means_).float(),
+        "scale": torch.from_numpy(np.sqrt(mixture.covariances_)).float(),
+    }
+
+
+def _cuda(device: torch.device) -> list[torch.device]:
+    return [device] if device.type == "cuda" else []
+
+
+def _where(observed: Tensor, value: Tensor) -> NDArray[np.float64]:
+    return torch.where(observed, value, torch.nan).double().cpu().numpy()
+
+
+def _trial_ids(paired: PairedWindows, name: str) -> list[Any]:
+    return [_plain(t) for t in paired.counts[name]["trial"].values[paired.trials[name]]]
 
 
 def _statistics(train: PairedWindows, name: str, root: bool) -> tuple[Tensor, Tensor, Tensor]:

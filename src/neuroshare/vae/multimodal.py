@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 
-from neuroshare.vae.experts import normal
+from neuroshare.vae.experts import (
+    log_density,
+    log_prob_standard,
+    mixture_log_prob,
+    normal,
+    split,
+)
 from neuroshare.vae.likelihoods import Likelihood
 from neuroshare.vae.objectives.base import Elbo, Objective
 
@@ -56,14 +63,7 @@ class MultimodalVAE(nn.Module):
 
     def log_lik(self, z: Tensor, x: Sequence[Tensor]) -> Tensor:
         """Log p(x_m | z_m): z (modality, draw, sample, latent) -> (modality, draw, sample)."""
-        return torch.stack(
-            [
-                cast(Likelihood, likelihood).log_prob(decode(z_m), x_m)
-                for likelihood, decode, z_m, x_m in zip(
-                    self.likelihoods, self.decoders, z, x, strict=True
-                )
-            ]
-        )
+        return torch.stack([self._log_lik_of(m, z[m], x) for m in range(len(x))])
 
     def elbo(self, x: Sequence[Tensor], observed: Tensor) -> Elbo:
         """One stochastic estimate of the objective's two parts."""
@@ -89,11 +89,76 @@ class MultimodalVAE(nn.Module):
         Where the target itself is the only one observed this is its reconstruction.
         """
         q = self.encode(x)
-        alone = observed.sum(0) == 1
-        if bool((observed[target] & alone).all()):
+        n_shared = q.loc.shape[-1] - self.objective.private_dim
+        if bool((observed[target] & (observed.sum(0) == 1)).all()):
             z = self.objective.latents(q, observed)[target].unsqueeze(0)
             weight = z.new_ones(z.shape[:2])
         else:
-            z, weight = self.objective.conditional(q, observed, target)
-        mean = cast(Likelihood, self.likelihoods[target]).mean(self.decoders[target](z))
+            components, weight = self.objective.posterior(q, observed)
+            z = components.loc.clone()
+            z[..., n_shared:] = self.objective.private_mean(target)
+        mean = self._likelihood(target).mean(self.decoders[target](z))
         return (weight.unsqueeze(-1) * mean).sum(0)
+
+    def log_marginal(
+        self,
+        x: Sequence[Tensor],
+        given: Tensor,
+        target: int | None,
+        prior: Distribution,
+        n_draws: int,
+    ) -> Tensor:
+        """Importance-weighted estimate of log p(x_given), or of log p(x_target | x_given).
+
+        Parameters
+        ----------
+        x
+            Data of all modalities.
+        given
+            (modality, sample), booleans; at least one in every sample. Their posterior proposes
+            the codes.
+        target
+            None scores the given modalities themselves, jointly. Otherwise the predictive
+            likelihood of this modality, in which the posterior takes the place of the prior.
+        prior
+            Of the shared latents; log_prob takes (draw, sample, latent).
+        n_draws
+            Number of draws; the estimate is a lower bound in expectation that tightens with it.
+
+        Returns
+        -------
+        Tensor
+            (sample,), nats.
+
+        Notes
+        -----
+        log (1/K) sum_i p(s_i) prod_m p(x_m | s_i, p_mi) p(p_mi) / q(s_i, p_i | x) with s shared and
+        p private latents (Burda et al. 2016; Wu & Goodman 2018, section 4).
+        """
+        q = self.encode(x)
+        n_shared = q.loc.shape[-1] - self.objective.private_dim
+        components, weight = self.objective.posterior(q, given)
+        shared, _ = split(components, n_shared)
+        _, private = split(q, n_shared)
+        pick = torch.multinomial(weight.T, n_draws, replacement=True).T  # (draw, sample)
+        rows = torch.arange(pick.shape[1], device=pick.device)
+        chosen = normal(shared.loc[pick, rows], shared.scale[pick, rows])
+        s = chosen.sample()
+        if target is not None:
+            p = torch.randn(*s.shape[:2], private.loc.shape[-1], device=s.device)
+            log_weight = self._log_lik_of(target, torch.cat([s, p], dim=-1), x)
+        else:
+            log_weight = prior.log_prob(s) - mixture_log_prob(shared, s, weight.log())
+            for m in range(len(x)):
+                own = normal(private.loc[m], private.scale[m])
+                p = own.sample((n_draws,))
+                term = self._log_lik_of(m, torch.cat([s, p], dim=-1), x)
+                term = term + log_prob_standard(p) - log_density(own, p)
+                log_weight = log_weight + torch.where(given[m], term, 0.0)
+        return torch.logsumexp(log_weight, dim=0) - math.log(n_draws)
+
+    def _log_lik_of(self, modality: int, z: Tensor, x: Sequence[Tensor]) -> Tensor:
+        return self._likelihood(modality).log_prob(self.decoders[modality](z), x[modality])
+
+    def _likelihood(self, modality: int) -> Likelihood:
+        return cast(Likelihood, self.likelihoods[modality])

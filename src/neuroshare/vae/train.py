@@ -125,10 +125,11 @@ def fit(
         "n_samples": len(data),
         "n_validation": len(validation) if validation is not None else 0,
     }
+    trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     optimizer = (
-        torch.optim.AdamW(vae.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
+        torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
         if weight_decay
-        else torch.optim.Adam(vae.parameters(), lr=lr, fused=True)
+        else torch.optim.Adam(trained, lr=lr, fused=True)
     )
     history = History()
     best: dict[str, Tensor] = {}
@@ -192,6 +193,9 @@ def _train_epoch(
     history: History,
 ) -> None:
     vae.train()
+    for part in (*vae.encoders, *vae.decoders):
+        if not any(parameter.requires_grad for parameter in part.parameters()):
+            part.eval()  # a frozen network is not to drop its inputs either
     device = next(vae.parameters()).device
     n_samples = len(data)
     order = torch.randperm(n_samples, device=device)
@@ -204,7 +208,7 @@ def _train_epoch(
         seen = torch.where(observed, elbo.log_lik, 0.0)
         loss = (beta * elbo.rate - seen.sum(0)).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         rate += elbo.rate.detach().sum()
         log_lik += seen.detach().sum(1)

@@ -16,6 +16,7 @@ class Autoencoder(Objective):
     z_m = loc_m and R = 0 (Sutter et al. 2024, appendix A.1).
     """
 
+    shares = False
     has_prior = False
 
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from neuroshare.vae.experts import average, kl_standard
+from neuroshare.vae.experts import average, kl_standard, normal
 from neuroshare.vae.objectives.base import Elbo, LogLik, Objective
 
 
@@ -22,11 +23,7 @@ class Average(Objective):
         z = joint.rsample().expand(len(q.loc), 1, -1, -1)
         return Elbo(log_lik(z).squeeze(1), observed.any(0) * kl_standard(joint))
 
-    def latents(self, q: Normal, observed: Tensor) -> Tensor:  # noqa: D102
-        return average(q, observed).loc.expand_as(q.loc)
-
-    def conditional(  # noqa: D102
-        self, q: Normal, observed: Tensor, target: int
-    ) -> tuple[Tensor, Tensor]:
-        z = average(q, observed).loc.unsqueeze(0)
-        return z, z.new_ones(z.shape[:2])
+    def posterior(self, q: Normal, observed: Tensor) -> tuple[Normal, Tensor]:  # noqa: D102
+        joint = average(q, observed)
+        joint = normal(joint.loc.unsqueeze(0), joint.scale.unsqueeze(0))
+        return joint, torch.ones_like(joint.loc[..., 0])

@@ -35,6 +35,8 @@ class Objective(nn.Module, ABC):
 
     private_dim: int = 0
     """How many latents, the last ones, belong to one modality alone."""
+    shares: bool = True
+    """Whether modalities have anything in common at all."""
     has_prior: bool = True
     """Whether N(0, I) is the prior from which joint samples are drawn."""
 
@@ -48,22 +50,31 @@ class Objective(nn.Module, ABC):
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:
         """Give one stochastic estimate of the bound, to be differentiated."""
 
-    @abstractmethod
     def latents(self, q: Normal, observed: Tensor) -> Tensor:
-        """Posterior mean of what each decoder is fed, (modality, sample, latent)."""
+        """Posterior mean of what each decoder is fed, (modality, sample, latent).
 
-    def conditional(self, q: Normal, observed: Tensor, target: int) -> tuple[Tensor, Tensor]:
-        """Codes from which an unobserved `target` is imputed, and their weights.
+        By default the mean of `posterior`, the same for every decoder.
+        """
+        components, weight = self.posterior(q, observed)
+        return (weight.unsqueeze(-1) * components.loc).sum(0).expand_as(q.loc)
+
+    def posterior(self, q: Normal, observed: Tensor) -> tuple[Normal, Tensor]:
+        """Posterior of the shared latents given what is observed: a mixture of Gaussians.
 
         Returns
         -------
-        z
-            (draw, sample, latent)
+        components
+            (component, sample, latent); private latents, the last, are each expert's own.
         weight
-            (draw, sample), summing to one over draws.
+            (component, sample), summing to one over components.
 
         Notes
         -----
-        By default the mixture of the observed posteriors, each through its mean.
+        By default the mixture of the observed experts. Imputation decodes every component and
+        averages; likelihood estimates draw from it.
         """
-        return q.loc, weights(observed, q.loc.dtype)
+        return q, weights(observed, q.loc.dtype)
+
+    def private_mean(self, target: int) -> Tensor | float:
+        """Where the private latents of a modality lie when it is imputed, (private latent,)."""
+        return 0.0

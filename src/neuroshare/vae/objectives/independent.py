@@ -17,6 +17,8 @@ class Independent(Objective):
     z_m ~ q_m and R = sum_m KL(q_m || N(0, I)).
     """
 
+    shares = False
+
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
         z = q.rsample()
         return Elbo(log_lik(z.unsqueeze(1)).squeeze(1), (observed * kl_standard(q)).sum(0))

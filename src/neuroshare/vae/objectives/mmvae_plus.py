@@ -71,9 +71,5 @@ class MMVAEPlus(Objective):
         prior = self.prior_loc[: len(q.loc), None].expand(-1, q.loc.shape[1], -1)
         return torch.where(observed.unsqueeze(-1), q.loc, torch.cat([others, prior], dim=-1))
 
-    def conditional(  # noqa: D102
-        self, q: Normal, observed: Tensor, target: int
-    ) -> tuple[Tensor, Tensor]:
-        n_shared = q.loc.shape[-1] - self.private_dim
-        prior = self.prior_loc[target].expand(*q.loc.shape[:-1], -1)
-        return torch.cat([q.loc[..., :n_shared], prior], dim=-1), weights(observed, q.loc.dtype)
+    def private_mean(self, target: int) -> Tensor:  # noqa: D102
+        return self.prior_loc[target]

@@ -133,10 +133,3 @@ class MMVM(Objective):
         others = (weight * q.loc).sum(0)
         others = torch.cat([others[..., :n_shared], torch.zeros_like(others[..., n_shared:])], -1)
         return torch.where(observed.unsqueeze(-1), q.loc, others)
-
-    def conditional(  # noqa: D102
-        self, q: Normal, observed: Tensor, target: int
-    ) -> tuple[Tensor, Tensor]:
-        n_shared = q.loc.shape[-1] - self.private_dim
-        z = torch.cat([q.loc[..., :n_shared], torch.zeros_like(q.loc[..., n_shared:])], dim=-1)
-        return z, weights(observed, q.loc.dtype)

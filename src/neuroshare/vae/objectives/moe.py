@@ -76,8 +76,3 @@ class MoE(Objective):
         bound = (weight * torch.where(observed, bound, 0.0)).sum(0)
         fit = (weight[:, None] * share * each).sum((1, 2))
         return Elbo(fit, torch.where(observed, fit, 0.0).sum(0) - bound)
-
-    def latents(self, q: Normal, observed: Tensor) -> Tensor:
-        """Mean of the mixture, the same for every decoder."""
-        weight = weights(observed, q.loc.dtype).unsqueeze(-1)
-        return (weight * q.loc).sum(0).expand_as(q.loc)

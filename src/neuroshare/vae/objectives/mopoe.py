@@ -32,7 +32,7 @@ class MoPoE(Objective):
         self.prior_expert = prior_expert
         self.n_subsets = n_subsets
 
-    def _mixture(self, q: Normal, observed: Tensor) -> tuple[Normal, Tensor]:
+    def posterior(self, q: Normal, observed: Tensor) -> tuple[Normal, Tensor]:
         """Products (subset, sample, latent) and their weights (subset, sample)."""
         member = subsets(len(q.loc), q.loc.device)
         if self.training and self.n_subsets is not None and self.n_subsets < len(member):
@@ -45,18 +45,7 @@ class MoPoE(Objective):
         return joint, weight / weight.sum(0).clamp_min(1)
 
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
-        joint, weight = self._mixture(q, observed)
+        joint, weight = self.posterior(q, observed)
         z = joint.rsample()
         each = log_lik(z.expand(len(q.loc), *z.shape))
         return Elbo((weight * each).sum(1), (weight * kl_standard(joint)).sum(0))
-
-    def latents(self, q: Normal, observed: Tensor) -> Tensor:
-        """Mean of the mixture, the same for every decoder."""
-        joint, weight = self._mixture(q, observed)
-        return (weight.unsqueeze(-1) * joint.loc).sum(0).expand_as(q.loc)
-
-    def conditional(  # noqa: D102
-        self, q: Normal, observed: Tensor, target: int
-    ) -> tuple[Tensor, Tensor]:
-        joint, weight = self._mixture(q, observed)
-        return joint.loc, weight

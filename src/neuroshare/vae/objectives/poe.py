@@ -48,11 +48,6 @@ class PoE(Objective):
         precision = q.scale.square().reciprocal()
         return normal(precision * q.loc / (precision + 1), (precision + 1).rsqrt())
 
-    def latents(self, q: Normal, observed: Tensor) -> Tensor:  # noqa: D102
-        return product(q, observed, self.prior_expert).loc.expand_as(q.loc)
-
-    def conditional(  # noqa: D102
-        self, q: Normal, observed: Tensor, target: int
-    ) -> tuple[Tensor, Tensor]:
-        z = product(q, observed, self.prior_expert).loc.unsqueeze(0)
-        return z, z.new_ones(z.shape[:2])
+    def posterior(self, q: Normal, observed: Tensor) -> tuple[Normal, Tensor]:  # noqa: D102
+        joint = product(q, observed.unsqueeze(0), self.prior_expert)
+        return joint, torch.ones_like(joint.loc[..., 0])
