@@ -22,6 +22,7 @@ Features = Literal["sum", "window"]
 
 _EXACT_PCA = 1000  # features up to which the covariance is diagonalised in full
 _TOLERANCE = 1e-10
+_FLOOR = 0.2  # of expected counts, in units of the mean count
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,9 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
     features
         ``"sum"``: one feature per unit, its square-root counts summed over the window;
         ``"window"``: one per unit and lag.
+    readout_ridge
+        `impute`: added to the covariance of the latents, whose variances are 1. It makes up for
+        latents that fit their training windows better than any others.
     seed
         Seed of the redrawn pairings.
 
@@ -81,18 +85,16 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
     -----
     Subjects are centred with every condition weighing the same, so that animals with different
     numbers of trials per condition share an origin. Latents have unit variance over the training
-    windows, pooled over subjects.
+    windows of each subject, so also pooled over subjects.
 
     All that the methods need to know of a pairing is how often two trials met. Cross-covariances
     are :math:`C_{ab} = \sum_t F_{at}^T N_{ab} F_{bt}` with N (trial, trial) the number of
     meetings over all redrawn pairings, so redrawing costs neither time nor memory, and absent
     subjects simply do not meet anyone.
 
-    `impute` reads counts out of the source latents z by a log-linear Poisson model fitted to
-    moments: for roughly Gaussian latents the maximum expected likelihood is at
-    :math:`w = \Sigma^{-1} \mathrm{cov}(z, x) / \bar x` with offset
-    :math:`\log \bar x - w^T \Sigma w / 2` (Ramirez & Paninski 2014, J Comput Neurosci 36). It
-    needs only the meetings above, is positive, and serves any set of sources.
+    `impute` is a ridge regression of the counts on the latents of the sources, learned from the
+    same meetings and floored at a small fraction of the unit's mean count. Every set of sources
+    has its own: the moments of all subjects are kept, and solved when they are asked for.
 
     References
     ----------
@@ -102,14 +104,14 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
     Examples
     --------
     >>> import neuroshare as ns
-    >>> sessions = ns.simulate_sessions(["mitt", "stella"], n_trials=8)
+    >>> sessions = ns.simulate_sessions({"mitt": 20, "stella": 12}, n_trials=8)
     >>> counts = {name: ns.bin_spikes(session) for name, session in sessions.items()}
     >>> train, test = ns.pair_subjects(counts, by="odor").split(0.25, seed=0)
     >>> model = ns.LinearAlignment(latent_dim=3).fit(train)
     >>> dict(model.transform(test).sizes)
     {'subject': 2, 'window': 248, 'latent': 3}
     >>> dict(model.impute(test, target="stella").sizes)
-    {'window': 248, 'unit': 49, 'lag': 10}
+    {'window': 248, 'unit': 12, 'lag': 10}
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
         ridge: float = 0.5,
         n_repairs: int = 20,
         features: Features = "sum",
+        readout_ridge: float = 1.0,
         seed: int = 0,
     ) -> None:
         self.method = method
@@ -128,6 +131,7 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
         self.ridge = ridge
         self.n_repairs = n_repairs
         self.features = features
+        self.readout_ridge = readout_ridge
         self.seed = seed
 
     def fit(self, train: PairedWindows, validation: object = None) -> LinearAlignment:
@@ -191,18 +195,20 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
                 maps = _srm(covariance, self.latent_dim)
 
         latents = {name: scores[name] @ maps[name] for name in used}
-        pooled = np.concatenate([z.reshape(-1, self.latent_dim) for z in latents.values()])
-        spread = pooled.std(axis=0)
-        spread[spread < _TOLERANCE] = 1.0
+        for name, z in latents.items():
+            spread = z.std(axis=(0, 1))
+            spread[spread < _TOLERANCE] = 1.0
+            z /= spread
+            maps[name] = maps[name] / spread
 
         self.subjects_ = train.subjects
         self.units_ = train.units
         self.width_ = train.width
         self.bin_size_ = train.bin_size
         self.encoders_ = {
-            name: Encoder(*standards[name], bases[name] @ maps[name] / spread) for name in used
+            name: Encoder(*standards[name], bases[name] @ maps[name]) for name in used
         }
-        self._learn_readout(train, used, {n: z / spread for n, z in latents.items()}, meetings)
+        self._learn_readout(train, used, latents, meetings)
         return self
 
     def _check_parameters(self) -> None:
@@ -222,11 +228,13 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
                     f"The {name!r} parameter of LinearAlignment must be a positive integer. "
                     f"Got {value!r} instead."
                 )
-        if not self.ridge >= 0:
-            raise ValueError(
-                f"The 'ridge' parameter of LinearAlignment must not be negative. "
-                f"Got {self.ridge!r} instead."
-            )
+        for name in ("ridge", "readout_ridge"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(
+                    f"The {name!r} parameter of LinearAlignment must not be negative. "
+                    f"Got {value!r} instead."
+                )
 
     def _learn_readout(
         self,
@@ -361,7 +369,7 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
             names = tuple(sources[i] for i in there)
             weights, offset = self._readout(names, target)
             stacked = np.concatenate([z[i][rows] for i in there], axis=1)
-            expected[rows] = np.exp(stacked @ weights + offset)
+            expected[rows] = np.maximum(stacked @ weights + offset, _FLOOR * mean.ravel())
         coords = paired.coords()
         coords.pop("subject")
         trial = coords.pop("trial")[1]
@@ -383,17 +391,15 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
         )
 
     def _readout(self, sources: tuple[str, ...], target: str) -> tuple[Array, Array]:
-        """Weights (source latents, unit x lag) and offset of the log rate."""
+        """Weights (source latents, unit x lag) and offset of the expected counts."""
         k = self.latent_dim
         sigma = np.block([[self.latent_covariance_[a, b] for b in sources] for a in sources])
-        # Latents of a silent subject have no variance; the small ridge keeps them at no weight.
-        sigma[np.diag_indices_from(sigma)] += 1e-3
-        rate = self.mean_counts_[target].ravel()
+        # Positive even without a penalty, for latents of a silent subject have no variance.
+        sigma[np.diag_indices_from(sigma)] += max(self.readout_ridge, 1e-3)
         covariance = [self.count_covariance_[name, target].reshape(k, -1) for name in sources]
-        weights: Array = np.linalg.solve(sigma, np.concatenate(covariance)) / rate
+        weights: Array = np.linalg.solve(sigma, np.concatenate(covariance))
         centre = np.concatenate([self.latent_mean_[name] for name in sources])
-        offset = np.log(rate) - np.einsum("ku,kl,lu->u", weights, sigma, weights, optimize=True) / 2
-        return weights, offset - centre @ weights
+        return weights, self.mean_counts_[target].ravel() - centre @ weights
 
     def encoder(self, name: str) -> tuple[Array, Array, Array]:
         """One subject's map over flattened windows, whatever features it was fitted with.

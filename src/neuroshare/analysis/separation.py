@@ -26,10 +26,12 @@ def separation(
     n_permutations: int = 0,
     n_bootstraps: int = 0,
     seed: int = 0,
+    *,
+    C: float = 1.0,
 ) -> xr.Dataset:
     """Decode the condition from latents: within each subject, and across subjects.
 
-    A multinomial logistic regression (standardised latents, C = 1, balanced classes) is fitted on
+    A multinomial logistic regression (standardised latents, balanced classes) is fitted on
     the training windows of a source subject and scored on the held-out windows of every target:
     ``own`` where they are the same animal, ``cross`` where they are not. Only `cross` shows that
     the latent space is shared.
@@ -49,6 +51,9 @@ def separation(
         Bootstrap samples of the intervals; 0 leaves them out.
     seed
         Seed of permutations and bootstrap.
+    C
+        Inverse strength of the classifier's penalty. The default suits a few latents; hundreds of
+        raw counts want about 0.001.
 
     Returns
     -------
@@ -106,9 +111,10 @@ def separation(
     train = _windows(train_latents, by)
     test = _windows(test_latents, by)
     subjects = list(train)
-    if set(test) != set(subjects) or train_latents.sizes["latent"] != test_latents.sizes["latent"]:
+    n_latents = train_latents.sizes["latent"]
+    if set(test) != set(subjects) or n_latents != test_latents.sizes["latent"]:
         raise ValueError(
-            f"expected held-out latents of {subjects}, {train_latents.sizes['latent']} per subject, "
+            f"expected held-out latents of {subjects}, {n_latents} per subject, "
             f"got {list(test)}, {test_latents.sizes['latent']} per subject."
         )
     conditions = np.unique(np.concatenate([part.condition for part in test.values()]))
@@ -132,7 +138,7 @@ def separation(
     if len(known) < 2:
         raise ValueError(f"separation needs two conditions or more; {by!r} has {known.tolist()}.")
 
-    classifiers = {name: classifier().fit(part.z, part.condition) for name, part in train.items()}
+    classifiers = {name: classifier(C).fit(part.z, part.condition) for name, part in train.items()}
     times = np.unique(np.concatenate([part.time for part in test.values()]))
     n, n_known = len(subjects), len(known)
     accuracy = np.empty((len(LEVELS), n, n))
@@ -146,22 +152,22 @@ def separation(
         tallies, by_time = [], []
         for source in subjects:
             log_p = classifiers[source].predict_log_proba(part.z)
-            tallies.append(_tally(log_p, part))
+            tallies.append(tally(log_p, part))
             by_time.append(_hits_by_time(log_p, part, known, times))
-        tally = np.stack(tallies, axis=1)  # (level, source, trial, predicted)
+        votes = np.stack(tallies, axis=1)  # (level, source, trial, predicted)
         truth = part.trial_condition[:, None] == known  # (trial, condition)
-        accuracy[:, :, t] = _balanced_accuracy(truth[None], tally)[0]
-        confusion[:, t] = np.einsum("ic,sik->sck", truth, tally[1]).astype(int)
+        accuracy[:, :, t] = balanced_accuracy(truth[None], votes)[0]
+        confusion[:, t] = np.einsum("ic,sik->sck", truth, votes[1]).astype(int)
         time_course[:, t] = np.stack(by_time)
         rng = np.random.default_rng(seeds[t])
         if n_permutations:
             permuted = np.stack([truth[rng.permutation(len(truth))] for _ in range(n_permutations)])
-            null[:, :, :, t] = _balanced_accuracy(permuted, tally)
+            null[:, :, :, t] = balanced_accuracy(permuted, votes)
         if n_bootstraps:
             drawn = bootstrap(
                 len(truth), part.trial_condition, n_bootstraps, int(rng.integers(2**31))
             )
-            boot[:, :, :, t] = _balanced_accuracy(truth * drawn[:, :, None], tally)
+            boot[:, :, :, t] = balanced_accuracy(truth * drawn[:, :, None], votes)
 
     scores = xr.Dataset(
         {
@@ -211,7 +217,7 @@ def classifier(C: float = 1.0) -> Pipeline:
 
 
 @dataclass(frozen=True)
-class _Windows:
+class Windows:
     """One subject's windows, each (trial, time) once."""
 
     z: Array  # (window, latent)
@@ -231,7 +237,7 @@ def _pairing_column(latents: xr.DataArray, by: str | None) -> str:
     return by
 
 
-def _windows(latents: xr.DataArray, by: str) -> dict[str, _Windows]:
+def _windows(latents: xr.DataArray, by: str) -> dict[str, Windows]:
     """Check the labels of latents, and part them by subject."""
     missing = {"subject", "window", "latent"} - set(latents.dims)
     lacking = {by, "time", "trial"} - set(latents.coords)
@@ -255,7 +261,7 @@ def _windows(latents: xr.DataArray, by: str) -> dict[str, _Windows]:
     return parts
 
 
-def _once(z: Array, trial: NDArray[Any], condition: NDArray[Any], time: Array, by: str) -> _Windows:
+def _once(z: Array, trial: NDArray[Any], condition: NDArray[Any], time: Array, by: str) -> Windows:
     ids, first, position = np.unique(trial, return_index=True, return_inverse=True)
     of_trial = condition[first]
     if not (of_trial[position] == condition).all():
@@ -268,7 +274,7 @@ def _once(z: Array, trial: NDArray[Any], condition: NDArray[Any], time: Array, b
     total = np.zeros((len(cells), z.shape[1]))
     np.add.at(total, index, z)
     position = cells // len(times)
-    return _Windows(
+    return Windows(
         z=total / n[:, None],
         condition=of_trial[position],
         time=times[cells % len(times)],
@@ -278,7 +284,7 @@ def _once(z: Array, trial: NDArray[Any], condition: NDArray[Any], time: Array, b
     )
 
 
-def _check_parts(name: str, by: str, train: _Windows, test: _Windows) -> None:
+def _check_parts(name: str, by: str, train: Windows, test: Windows) -> None:
     shared = np.intersect1d(train.trial_ids, test.trial_ids)
     if len(shared):
         raise ValueError(
@@ -288,30 +294,30 @@ def _check_parts(name: str, by: str, train: _Windows, test: _Windows) -> None:
         )
 
 
-def _tally(log_p: Array, part: _Windows) -> Array:
+def tally(log_p: Array, part: Windows) -> Array:
     """How many windows, and whole trials, of each trial go to each condition."""
     n_trials, n_conditions = len(part.trial_ids), log_p.shape[1]
-    tally = np.zeros((len(LEVELS), n_trials, n_conditions))
-    np.add.at(tally[0], (part.trial, log_p.argmax(axis=1)), 1)
+    votes = np.zeros((len(LEVELS), n_trials, n_conditions))
+    np.add.at(votes[0], (part.trial, log_p.argmax(axis=1)), 1)
     summed = np.zeros((n_trials, n_conditions))
     np.add.at(summed, part.trial, log_p)
-    tally[1, np.arange(n_trials), summed.argmax(axis=1)] = 1
-    return tally
+    votes[1, np.arange(n_trials), summed.argmax(axis=1)] = 1
+    return votes
 
 
-def _balanced_accuracy(truth: NDArray[Any], tally: Array) -> Array:
+def balanced_accuracy(truth: NDArray[Any], votes: Array) -> Array:
     """Mean recall over conditions, (draw, level, source).
 
     `truth` (draw, trial, condition) are weights: labels, permuted or drawn again. Conditions
     without held-out trials are left out.
     """
-    hits = np.einsum("dic,lsic->dlsc", truth, tally, optimize=True)
-    total = np.einsum("dic,lsi->dlsc", truth, tally.sum(axis=3), optimize=True)
+    hits = np.einsum("dic,lsic->dlsc", truth, votes, optimize=True)
+    total = np.einsum("dic,lsi->dlsc", truth, votes.sum(axis=3), optimize=True)
     recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
     return np.asarray(recall.sum(axis=3) / (total > 0).sum(axis=3))
 
 
-def _hits_by_time(log_p: Array, part: _Windows, known: NDArray[Any], times: Array) -> Array:
+def _hits_by_time(log_p: Array, part: Windows, known: NDArray[Any], times: Array) -> Array:
     """Balanced accuracy of the windows at each time; NaN where there are none."""
     truth = part.condition[:, None] == known
     hit = known[log_p.argmax(axis=1)] == part.condition
@@ -324,7 +330,7 @@ def _hits_by_time(log_p: Array, part: _Windows, known: NDArray[Any], times: Arra
     return np.where(n > 0, recall.sum(axis=1) / np.maximum(n, 1), np.nan)
 
 
-def _silhouette(part: _Windows) -> float:
+def _silhouette(part: Windows) -> float:
     n = len(np.unique(part.condition))
     if not 1 < n < len(part.z):
         return float("nan")
@@ -365,11 +371,12 @@ def _hierarchical(
 ) -> xr.DataArray:
     """Means over subjects drawn with replacement, on top of the trials drawn within them."""
     n_draws, _, n, _ = boot.shape
+    everyone = np.arange(n)
     means = np.full((n_draws, len(LEVELS)), np.nan)
     for draw in range(n_draws):
-        chosen = np.asarray(rng.integers(n, size=n))
+        chosen = rng.choice(everyone, size=n)
         while n > 1 and len(np.unique(chosen)) == 1:
-            chosen = rng.integers(n, size=n)  # one subject alone has no cross accuracy
+            chosen = rng.choice(everyone, size=n)  # one subject alone has no cross accuracy
         if name == "mean_own":
             means[draw] = boot[draw][:, chosen, chosen].mean(axis=1)
         elif n > 1:

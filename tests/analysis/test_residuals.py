@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from neuroshare.analysis.residuals import divergence, residuals
+from neuroshare.linear import LinearAlignment
+from neuroshare.recordings.binning import bin_spikes
+from neuroshare.recordings.pairing import pair_subjects
+from neuroshare.recordings.simulate import simulate_sessions
+
+
+def simulated(signal=1.0, seed=0, n_trials=40, units=None, truth=False, **kwargs):
+    sessions, known = simulate_sessions(
+        units or {"a": 40, "b": 30, "c": 35},
+        n_trials=n_trials,
+        signal=signal,
+        seed=seed,
+        return_truth=True,
+        **kwargs,
+    )
+    counts = {name: bin_spikes(session) for name, session in sessions.items()}
+    return (counts, known) if truth else counts
+
+
+@pytest.fixture(scope="module")
+def parts():
+    train, test = pair_subjects(simulated(2.0, n_trials=24), by="odor", step=0.05).split(0.25)
+    return LinearAlignment("mcca", latent_dim=4).fit(train), train, test
+
+
+@pytest.mark.parametrize("signal", [0.5, 1.0, 2.0])
+def test_known_shares_are_recovered(signal):
+    counts, truth = simulated(signal, n_trials=100, truth=True, mean_rate=10.0)
+    train, test = pair_subjects(counts, by="odor", step=0.05).split(0.5)
+    found = residuals(LinearAlignment("mcca", latent_dim=5).fit(train), test, n_repairs=20)
+    for name, known in truth.items():
+        share = found.share_unit[:, (found.unit_subject == name).values].mean("unit")
+        np.testing.assert_allclose(share, known.variance_share.mean("unit"), atol=0.1)
+
+
+def test_parts_sum_to_the_variance(parts):
+    model, _, test = parts
+    found = residuals(model, test)
+    for name in test.subjects:
+        y = test.select([name])[name].sum("lag").values
+        here = (found.unit_subject == name).values
+        total = found.variance_unit[:, here].sum("part")
+        np.testing.assert_allclose(total, y.var(axis=0), atol=1e-9)
+        np.testing.assert_allclose(found.variance.sel(subject=name).sum(), y.var(axis=0).sum())
+        np.testing.assert_allclose(found.variance_unit.sel(part="noise")[here], y.mean(axis=0))
+    # Every condition has as many held-out trials, so the cells weigh the same.
+    cells = found.variance_cell.mean(("condition", "cell_time"))
+    np.testing.assert_allclose(cells, found.variance_unit, atol=1e-9)
+
+
+def test_the_residual_is_what_the_others_do_not_predict(parts):
+    model, _, test = parts
+    found = residuals(model, test, n_repairs=1)
+    here = (found.unit_subject == "b").values
+    left = test["b"].sum("lag") - model.impute(test, "b").sum("lag")
+    # Each trial of these equal subjects has one partner.
+    np.testing.assert_allclose(found.residual[:, here], left, atol=1e-4)
+    assert found.residual.odor.dims == ("window",)
+
+
+def test_private_activity_is_specific_not_shared():
+    counts = simulated(0.0, n_trials=60, private=1.5, mean_rate=10.0)
+    train, test = pair_subjects(counts, by="odor", step=0.05).split(0.5)
+    found = residuals(LinearAlignment("procrustes", latent_dim=5).fit(train), test)
+    share = found.variance / found.variance.sum("part")
+    assert (share.sel(part="specific") > 0.3).all()
+    assert (abs(share.sel(part="shared")) < 0.03).all()
+    # The principal components hold much of it, and the others' prediction none.
+    reconstructed = found.reconstructed_unit.groupby(found.unit_subject).sum()
+    specific = found.variance.sel(part="specific").values
+    assert (reconstructed.values > 0.3 * specific).all()
+    assert (reconstructed.values < 1.1 * specific).all()
+
+
+def test_poisson_noise_alone_is_noise():
+    counts = simulated(0.0, n_trials=60)
+    rng = np.random.default_rng(0)
+    for name, array in counts.items():
+        counts[name] = array.copy(data=rng.poisson(0.1, array.shape))
+    train, test = pair_subjects(counts, by="odor", step=0.05).split(0.5)
+    found = residuals(LinearAlignment("procrustes", latent_dim=5).fit(train), test)
+    share = found.variance / found.variance.sum("part")
+    np.testing.assert_allclose(share.sel(part="noise"), 1, atol=0.06)
+    # Reconstructions see the noise; split counts do not let it pass as signal.
+    specific = found.reconstructed_unit.groupby(found.unit_subject).sum()
+    assert (abs(specific.values / found.variance.sum("part").values) < 0.03).all()
+
+
+def test_shared_information_leaves_the_residual():
+    counts = simulated(2.0, private=0.5, mean_rate=8.0)
+    train, test = pair_subjects(counts, by="odor", step=0.05).split(0.25)
+    model = LinearAlignment("mcca", latent_dim=4).fit(train)
+    found = residuals(model, test, train, n_permutations=9).sel(level="trial")
+    assert (found.information_activity > 0.7).all()
+    assert (found.information_residual < found.information_activity).all()
+    assert found.null_information_residual.sizes["permutation"] == 9
+    assert abs(found.null_information_residual.mean() - found.chance) < 0.1
+
+
+def test_information_p_is_uniform_without_signal():
+    p = []
+    for seed in range(12):
+        counts = simulated(0.0, seed, n_trials=8, units={"a": 8, "b": 8})
+        # Few partners, each met again and again: permuting labels alone would be too lenient.
+        counts["a"] = counts["a"].groupby("odor").map(lambda x: x.isel(trial=slice(0, 4)))
+        train, test = pair_subjects(counts, by="odor", step=0.1).split(0.5)
+        model = LinearAlignment(latent_dim=2, n_repairs=2).fit(train)
+        found = residuals(model, test, train, n_permutations=19, n_repairs=1, n_folds=2)
+        p.append(found.p_information_residual.sel(level="window", subject="b").item())
+    assert 0.15 < np.mean(p) < 0.85  # 4 standard errors of 12 uniform values are 0.33
+
+
+def test_only_counts_can_be_split(parts):
+    model, _, test = parts
+    halves = {name: array * 0.5 for name, array in test.counts.items()}
+    with pytest.raises(ValueError, match="whole"):
+        residuals(model, pair_subjects(halves, by="odor", step=0.05))
+    with pytest.raises(ValueError, match="two subjects"):
+        residuals(model, test.select(["a"]))
+
+
+def test_divergence_of_equal_posteriors_is_zero():
+    loc = np.zeros((3, 8, 2))
+    loc[2, 4:] = 5.0
+    posterior = xr.Dataset(
+        {
+            "loc": (("subject", "window", "latent"), loc),
+            "scale": (("subject", "window", "latent"), np.ones_like(loc)),
+        },
+        coords={"subject": list("abc"), "time": ("window", np.repeat([0.1, 0.2], 4))},
+    )
+    far = divergence(posterior)
+    np.testing.assert_allclose(far.sel(time=0.1), 0, atol=1e-12)
+    np.testing.assert_allclose(far.sel(time=0.2, subject="c"), 25.0)
+    # One of the two others is at the same place, so half of the mixture is.
+    np.testing.assert_allclose(far.sel(time=0.2, subject="a"), np.log(2), atol=1e-9)
+    posterior["loc"][2, :4] = np.nan
+    gone = divergence(posterior)
+    assert np.isnan(gone.sel(time=0.1, subject="c"))
+    np.testing.assert_allclose(gone.sel(time=0.1, subject="a"), 0, atol=1e-12)
