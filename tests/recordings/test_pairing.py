@@ -1,0 +1,570 @@
+import zlib
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from neuroshare.recordings.pairing import pair_subjects
+
+BIN = 0.01
+ODORS = np.array(["A", "B", "C"])
+
+
+def activity(labels, n_units=2, n_bins=12, seed=0, first=0, by="odor", bin_size=BIN):
+    """Counts (trial, unit, time) with one label per trial."""
+    labels = np.asarray(labels)
+    shape = (len(labels), n_units, n_bins)
+    return xr.DataArray(
+        np.random.default_rng(seed).poisson(1.0, shape).astype(np.int16),
+        dims=("trial", "unit", "time"),
+        coords={
+            "trial": first + np.arange(len(labels)),
+            "unit": np.arange(n_units),
+            "time": (np.arange(n_bins) + 0.5) * bin_size,
+            by: ("trial", labels),
+        },
+        attrs={"bin_size": bin_size},
+    )
+
+
+def subject(name, repeats, **more):
+    """One subject with so many trials of A, B, ... in mixed order."""
+    seed = zlib.crc32(name.encode())
+    labels = np.random.default_rng(seed).permutation(np.repeat(ODORS[: len(repeats)], repeats))
+    return activity(labels, seed=seed, **more)
+
+
+def subjects(table, **more):
+    return {f"rat{i}": subject(f"rat{i}", repeats, **more) for i, repeats in enumerate(table)}
+
+
+def used(paired, name):
+    column = paired.table[:, paired.subjects.index(name)]
+    return column[column >= 0]
+
+
+def trial_sets(paired):
+    return {name: set(trials.tolist()) for name, trials in paired.trials.items()}
+
+
+def tables(least=1, most=7):
+    """Trials per subject and condition, unequal, as (subject, condition) lists."""
+    return st.integers(2, 3).flatmap(
+        lambda n: st.lists(
+            st.lists(st.integers(least, most), min_size=n, max_size=n), min_size=1, max_size=4
+        )
+    )
+
+
+surpluses = st.sampled_from(["repeat", "absent", "drop"])
+orders = st.sampled_from(["random", "rank"])
+seeds = st.integers(0, 2**31)
+
+
+# ---------------------------------------------------------------------------- split
+
+
+@given(tables(least=2), seeds, st.floats(0.05, 0.95), surpluses, orders)
+@settings(deadline=None, max_examples=60)
+def test_no_trial_is_on_both_sides_of_a_split(table, seed, fraction, surplus, order):
+    paired = pair_subjects(subjects(table), "odor", 0.1, order=order, surplus=surplus)
+    train, test = paired.split(fraction, seed=seed)
+    for name in paired.subjects:
+        parts = [set(used(part, name).tolist()) for part in (train, test)]
+        assert not parts[0] & parts[1]
+        assert parts[0] <= trial_sets(train)[name]
+        assert parts[1] <= trial_sets(test)[name]
+        together = np.concatenate([train.trials[name], test.trials[name]])
+        assert sorted(together) == sorted(paired.trials[name])
+
+
+@given(tables(least=2), seeds, st.floats(0.05, 0.95))
+@settings(deadline=None, max_examples=30)
+def test_a_condition_with_two_trials_is_in_both_parts(table, seed, fraction):
+    paired = pair_subjects(subjects(table), "odor", 0.1)
+    for part in paired.split(fraction, seed=seed):
+        for name, trials in part.trials.items():
+            assert set(part.labels[name][trials]) == set(paired.conditions)
+
+
+@given(seeds)
+@settings(deadline=None, max_examples=20)
+def test_a_single_trial_of_a_condition_is_trained_on(seed):
+    paired = pair_subjects(subjects([[1, 4], [3, 4]]), "odor", 0.1)
+    train, test = paired.split(0.5, seed=seed)
+    assert "A" in set(train.labels["rat0"][train.trials["rat0"]])
+    assert "A" not in set(test.labels["rat0"][test.trials["rat0"]])
+
+
+@given(seeds, st.permutations(["rat0", "rat1", "rat2"]), st.integers(1, 3))
+@settings(deadline=None, max_examples=20)
+def test_the_split_of_a_subject_depends_on_no_other_subject(seed, names, n_kept):
+    counts = subjects([[2, 5, 3], [4, 4, 6], [7, 2, 2]])
+    train, test = pair_subjects(counts, "odor", 0.1).split(seed=seed)
+    fewer = {name: counts[name] for name in names[:n_kept]}
+    own_train, own_test = pair_subjects(fewer, "odor", 0.1).split(seed=seed)
+    for name in fewer:
+        assert own_train.trials[name].tolist() == train.trials[name].tolist()
+        assert own_test.trials[name].tolist() == test.trials[name].tolist()
+
+
+def test_the_split_holds_out_the_asked_share_of_every_condition():
+    paired = pair_subjects(subjects([[8, 12], [4, 20]]), "odor", 0.1)
+    _, test = paired.split(0.25, seed=3)
+    held_out = {
+        name: [int((test.labels[name][trials] == odor).sum()) for odor in "AB"]
+        for name, trials in test.trials.items()
+    }
+    assert held_out == {"rat0": [2, 3], "rat1": [1, 5]}
+
+
+def test_another_seed_holds_out_other_trials():
+    paired = pair_subjects(subjects([[20, 20]]), "odor", 0.1)
+    first, second = (paired.split(seed=seed)[1].trials["rat0"] for seed in (0, 1))
+    assert first.tolist() != second.tolist()
+
+
+def one_to_one(n_trials, names=("a", "b", "c")):
+    """Simultaneous recordings: one trial number per trial, in another order per subject."""
+    return {
+        name: activity(
+            np.random.default_rng(i).permutation(n_trials), by="number", seed=i, first=100 * i
+        )
+        for i, name in enumerate(names)
+    }
+
+
+@given(st.integers(3, 20), seeds)
+@settings(deadline=None, max_examples=25)
+def test_one_to_one_pairing_splits_whole_conditions_alike_in_all_subjects(n_trials, seed):
+    paired = pair_subjects(one_to_one(n_trials), "number", 0.1)
+    assert len(paired.table) == n_trials
+    numbers = []
+    for part in paired.split(0.3, seed=seed):
+        each = [sorted(part.labels[n][part.trials[n]].tolist()) for n in part.subjects]
+        assert each[0] == each[1] == each[2]
+        assert len(part.table) == len(each[0])
+        numbers.append(set(each[0]))
+    assert not numbers[0] & numbers[1]
+    assert numbers[0] | numbers[1] == set(range(n_trials))
+
+
+def test_the_training_part_of_a_one_to_one_pairing_splits_again():
+    train, _ = pair_subjects(one_to_one(12), "number", 0.1).split(0.25, seed=0)
+    part, validation = train.split(0.25, seed=0)
+    assert len(validation.table) == 2
+    assert len(part.table) == 7
+
+
+@given(tables(least=4), seeds)
+@settings(deadline=None, max_examples=15)
+def test_a_part_splits_again_without_sharing_a_trial(table, seed):
+    train, test = pair_subjects(subjects(table), "odor", 0.1).split(0.3, seed=seed)
+    part, validation = train.split(0.3, seed=seed)
+    for name in train.subjects:
+        sets = [trial_sets(p)[name] for p in (part, validation, test)]
+        assert sum(map(len, sets)) == len(set.union(*sets))
+
+
+@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
+def test_a_test_fraction_outside_0_and_1_is_refused(fraction):
+    paired = pair_subjects(subjects([[3, 3]]), "odor", 0.1)
+    with pytest.raises(ValueError, match=r"'test_fraction'.*between 0 and 1.*Got"):
+        paired.split(fraction)
+
+
+def test_a_split_that_leaves_a_part_empty_is_refused():
+    paired = pair_subjects({"a": activity(["A"])}, "odor", 0.1)
+    with pytest.raises(ValueError, match=r"leaves no test trials.*'a': 1"):
+        paired.split(0.25)
+
+
+# ---------------------------------------------------------------------------- partners
+
+
+@given(tables(), seeds, surpluses, orders)
+@settings(deadline=None, max_examples=60)
+def test_partners_share_the_condition(table, seed, surplus, order):
+    paired = pair_subjects(subjects(table), "odor", 0.1, order=order, seed=seed, surplus=surplus)
+    assert len(paired.row_condition) == len(paired.table) > 0
+    for column, name in enumerate(paired.subjects):
+        here = paired.table[:, column] >= 0
+        got = paired.labels[name][paired.table[here, column]]
+        expected = np.array(paired.conditions)[paired.row_condition[here]]
+        assert got.tolist() == expected.tolist()
+
+
+@given(tables(), seeds, orders)
+@settings(deadline=None, max_examples=40)
+def test_repeat_uses_every_trial_evenly_in_complete_rows(table, seed, order):
+    paired = pair_subjects(subjects(table), "odor", 0.1, order=order, seed=seed)
+    assert (paired.table >= 0).all()
+    most = np.max(table, axis=0)
+    assert len(paired.table) == most.sum()
+    for name, repeats in zip(paired.subjects, table, strict=True):
+        uses = np.bincount(used(paired, name), minlength=sum(repeats))
+        for index, odor in enumerate(paired.conditions):
+            own = uses[paired.labels[name] == odor]
+            assert own.min() >= 1
+            assert own.min() >= most[index] // repeats[index]
+            assert own.max() <= -(-most[index] // repeats[index])
+
+
+@given(tables(), seeds, orders)
+@settings(deadline=None, max_examples=40)
+def test_drop_gives_the_smallest_count_of_each_condition(table, seed, order):
+    counts = subjects(table)
+    paired = pair_subjects(counts, "odor", 0.1, order=order, seed=seed, surplus="drop")
+    assert np.bincount(paired.row_condition).tolist() == np.min(table, axis=0).tolist()
+    assert (paired.table >= 0).all()
+    for name in paired.subjects:
+        assert len(np.unique(used(paired, name))) == len(paired.table)
+
+
+@given(tables(), seeds, orders)
+@settings(deadline=None, max_examples=40)
+def test_absent_uses_each_trial_exactly_once(table, seed, order):
+    counts = subjects(table)
+    paired = pair_subjects(counts, "odor", 0.1, order=order, seed=seed, surplus="absent")
+    for name in paired.subjects:
+        assert sorted(used(paired, name)) == paired.trials[name].tolist()
+    assert (paired.table >= -1).all()
+    assert (paired.table >= 0).any(axis=1).all()
+
+
+@given(tables())
+@settings(deadline=None, max_examples=20)
+def test_rank_pairs_the_nth_trial_with_the_nth(table):
+    paired = pair_subjects(subjects(table), "odor", 0.1, order="rank", surplus="drop")
+    for column, name in enumerate(paired.subjects):
+        for index, odor in enumerate(paired.conditions):
+            mine = np.flatnonzero(paired.labels[name] == odor)
+            rows = paired.table[paired.row_condition == index, column]
+            assert rows.tolist() == mine[: len(rows)].tolist()
+
+
+def test_rank_does_not_depend_on_the_seed_and_random_does():
+    counts = subjects([[6, 6], [6, 6]])
+
+    def table(order, seed):
+        return pair_subjects(counts, "odor", 0.1, order=order, seed=seed).table.tolist()
+
+    assert table("rank", 0) == table("rank", 1)
+    assert table("random", 0) == table("random", 0)
+    assert table("random", 0) != table("random", 1)
+
+
+# ---------------------------------------------------------------------------- pairing anew
+
+
+@given(tables(), seeds, seeds, surpluses)
+@settings(deadline=None, max_examples=30)
+def test_repairing_changes_neither_trials_nor_labels(table, seed, again, surplus):
+    paired = pair_subjects(subjects(table), "odor", 0.1, seed=seed, surplus=surplus)
+    anew = paired.repair(again)
+    for name in paired.subjects:
+        assert anew.trials[name].tolist() == paired.trials[name].tolist()
+        assert anew.labels[name].tolist() == paired.labels[name].tolist()
+        if surplus != "drop":
+            assert set(used(anew, name)) == set(used(paired, name))
+    assert anew.repair(seed).table.tolist() == paired.table.tolist()
+
+
+def test_repairing_draws_other_partners():
+    paired = pair_subjects(subjects([[9, 9], [9, 9]]), "odor", 0.1)
+
+    def partners(of):
+        return {tuple(row) for row in of.table.tolist()}
+
+    assert partners(paired.repair(1)) != partners(paired)
+
+
+@given(tables(least=2), seeds)
+@settings(deadline=None, max_examples=30)
+def test_repairing_moves_no_trial_across_the_split(table, seed):
+    train, test = pair_subjects(subjects(table), "odor", 0.1).split(seed=seed)
+    for shuffle in (False, True):
+        anew = train.repair(seed, shuffle_conditions=shuffle)
+        for name in train.subjects:
+            assert trial_sets(anew)[name] == trial_sets(train)[name]
+            assert not set(used(anew, name)) & trial_sets(test)[name]
+
+
+@given(tables(least=2), seeds)
+@settings(deadline=None, max_examples=30)
+def test_shuffling_permutes_conditions_between_the_trials_of_one_subject(table, seed):
+    train, _ = pair_subjects(subjects(table), "odor", 0.1).split(seed=1)
+    null = train.repair(seed, shuffle_conditions=True)
+    for name, trials in train.trials.items():
+        assert sorted(null.labels[name][trials]) == sorted(train.labels[name][trials])
+        held_out = np.setdiff1d(np.arange(len(train.labels[name])), trials)
+        assert (null.labels[name][held_out] == train.labels[name][held_out]).all()
+    assert sorted(null.row_condition) == sorted(train.row_condition)
+
+
+def test_shuffling_moves_labels_differently_in_every_subject_and_leaves_the_original():
+    counts = {name: activity(np.repeat(ODORS, 10)) for name in ("a", "b")}
+    paired = pair_subjects(counts, "odor", 0.1)
+    null = paired.repair(5, shuffle_conditions=True)
+    assert null.labels["a"].tolist() != counts["a"].odor.values.tolist()
+    assert null.labels["a"].tolist() != null.labels["b"].tolist()
+    assert paired.labels["a"].tolist() == counts["a"].odor.values.tolist()
+    assert counts["a"].odor.values.tolist() == np.repeat(ODORS, 10).tolist()
+
+
+@given(st.permutations(["rat0", "rat1", "rat2"]), st.integers(1, 3))
+@settings(deadline=None, max_examples=12)
+def test_select_keeps_the_named_subjects_in_order_with_their_trials(names, n_kept):
+    paired, _ = pair_subjects(subjects([[3, 4], [5, 2], [4, 4]]), "odor", 0.1).split(seed=2)
+    some = paired.select(names[:n_kept])
+    assert some.subjects == tuple(names[:n_kept])
+    for name in some.subjects:
+        assert some.trials[name].tolist() == paired.trials[name].tolist()
+        assert some.counts[name] is paired.counts[name]
+    assert paired.select(names[0]).subjects == (names[0],)
+
+
+@pytest.mark.parametrize("names", [[], ["rat0", "rat0"], ["rat0", "nobody"], "nobody"])
+def test_select_refuses_unknown_repeated_or_no_subjects(names):
+    paired = pair_subjects(subjects([[3, 3], [3, 3]]), "odor", 0.1)
+    with pytest.raises(ValueError, match=r"'subjects'.*\['rat0', 'rat1'\]"):
+        paired.select(names)
+
+
+# ---------------------------------------------------------------------------- windows
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 4), st.sampled_from(["repeat", "absent"]), st.integers(0, 99)
+)
+@settings(deadline=None, max_examples=30)
+def test_windows_equal_a_naive_loop(width, step, surplus, seed):
+    counts = subjects([[2, 4], [3, 1]], n_units=3, n_bins=9, first=40)
+    paired = pair_subjects(counts, "odor", width * BIN, step * BIN, seed=seed, surplus=surplus)
+    assert paired.starts.tolist() == list(range(0, 9 - width + 1, step))
+    for column, name in enumerate(paired.subjects):
+        expected, trials = [], []
+        for row in paired.table[:, column]:
+            for start in range(0, 9 - width + 1, step):
+                window = counts[name].values[row, :, start : start + width]
+                expected.append(window if row >= 0 else np.full((3, width), np.nan))
+                trials.append(40 + row if row >= 0 else -1)
+        got = paired[name]
+        assert got.dims == ("window", "unit", "lag")
+        np.testing.assert_array_equal(got.values, np.array(expected))
+        assert got.trial.values.tolist() == trials
+        assert got.sizes["window"] == len(paired) == paired.sizes["window"]
+
+
+def test_windows_without_absent_subjects_stay_integers():
+    paired = pair_subjects(subjects([[2, 2], [2, 2]]), "odor", 0.1)
+    assert paired["rat0"].dtype == np.int16
+
+
+def test_an_unknown_subject_is_refused_by_name():
+    paired = pair_subjects(subjects([[2, 2]]), "odor", 0.1)
+    with pytest.raises(KeyError, match=r"no subject 'mitt'.*rat0"):
+        paired["mitt"]
+
+
+def test_coordinates_label_every_window():
+    counts = subjects([[2, 3], [1, 2]], first=70)
+    paired = pair_subjects(counts, "odor", 0.04, 0.02, surplus="absent")
+    coords = xr.Dataset(coords=paired.coords()).coords
+    assert coords["subject"].values.tolist() == ["rat0", "rat1"]
+    first_bin = np.tile(np.arange(0, 9, 2), len(paired.table))
+    assert coords["start"].values.tolist() == first_bin.tolist()
+    # The centre of four bins of 10 ms that begin at the first bin.
+    np.testing.assert_allclose(coords["time"], first_bin * BIN + 0.02)
+    assert coords["trial"].dims == ("subject", "window")
+    for name in paired.subjects:
+        odor_of = dict(zip(counts[name].trial.values, counts[name].odor.values, strict=True))
+        for trial, odor in zip(coords["trial"].sel(subject=name), coords["odor"], strict=True):
+            assert trial == -1 or odor_of[int(trial)] == odor
+
+
+def test_absent_subjects_with_named_trials_have_the_empty_name():
+    counts = subjects([[2, 2], [1, 2]])
+    named = {n: a.assign_coords(trial=[f"t{i}" for i in a.trial.values]) for n, a in counts.items()}
+    paired = pair_subjects(named, "odor", 0.1, surplus="absent", order="rank")
+    trial = paired.coords()["trial"][1]
+    assert (trial == "").sum() == (paired.table < 0).sum() * len(paired.starts)
+
+
+def test_lags_are_bin_centres_and_units_keep_their_ids():
+    array = subject("a", [2, 2]).assign_coords(unit=[17, 4])
+    windows = pair_subjects({"a": array}, "odor", 0.03)["a"]
+    np.testing.assert_allclose(windows.lag, [0.005, 0.015, 0.025])
+    assert windows.unit.values.tolist() == [17, 4]
+
+
+def test_times_of_differently_aligned_subjects_count_from_their_own_begin():
+    late = subject("b", [2, 2])
+    late = late.assign_coords(time=late.time + 0.25)
+    both = {"a": subject("a", [2, 2]), "b": late}
+    paired = pair_subjects(both, "odor", 0.1, 0.01)
+    np.testing.assert_allclose(np.unique(paired.coords()["time"][1]), [0.05, 0.06, 0.07])
+    alone = pair_subjects({"b": late}, "odor", 0.1, 0.01)
+    np.testing.assert_allclose(np.unique(alone.coords()["time"][1]), [0.3, 0.31, 0.32])
+
+
+def test_to_dataset_holds_the_pairing():
+    paired = pair_subjects(subjects([[2, 3], [1, 2]]), "odor", 0.1, surplus="absent", seed=4)
+    dataset = paired.to_dataset()
+    absent = np.repeat(paired.table.T < 0, len(paired.starts), axis=1)
+    np.testing.assert_array_equal(dataset.observed, ~absent)
+    np.testing.assert_array_equal(dataset.trial == -1, absent)
+    assert set(dataset.coords) == {"subject", "odor", "time", "start"}
+    assert dataset.attrs["by"] == "odor"
+    assert dataset.attrs["seed"] == 4
+    assert dataset.attrs["width"] == pytest.approx(0.1)
+
+
+def test_a_pairing_survives_netcdf(tmp_path):
+    dataset = pair_subjects(subjects([[2, 3], [1, 2]]), "odor", 0.1).to_dataset()
+    dataset.to_netcdf(tmp_path / "pairing.nc", engine="h5netcdf")
+    with xr.open_dataset(tmp_path / "pairing.nc", engine="h5netcdf") as back:
+        xr.testing.assert_identical(back.load(), dataset)
+
+
+def test_sizes_multiply():
+    paired = pair_subjects(subjects([[2, 3], [1, 2]]), "odor", 0.1)
+    assert paired.sizes == {"subject": 2, "row": 5, "start": 3, "window": 15, "lag": 10}
+    assert "2 subjects by odor ['A', 'B']: 15 windows of 0.1 s" in repr(paired)
+
+
+def test_the_order_of_dimensions_does_not_matter():
+    counts = subjects([[2, 3], [4, 2]])
+    turned = {name: array.transpose("time", "trial", "unit") for name, array in counts.items()}
+    expected, got = (pair_subjects(c, "odor", 0.1)["rat1"] for c in (counts, turned))
+    xr.testing.assert_identical(got, expected)
+
+
+def test_pairing_copies_no_counts():
+    counts = subjects([[4, 4], [4, 4]])
+    paired = pair_subjects(counts, "odor", 0.1).split(seed=0)[0].repair(3)
+    for name, array in counts.items():
+        assert np.shares_memory(paired.counts[name].values, array.values)
+
+
+# ---------------------------------------------------------------------------- what is told
+
+
+def test_a_condition_missing_in_a_subject_is_named_with_the_subject():
+    counts = subjects([[2, 2, 2], [2, 2]])
+    with pytest.raises(ValueError, match=r"no trials of odor 'C' in subject 'rat1'; .*allow_missi"):
+        pair_subjects(counts, "odor", 0.1)
+
+
+def test_allow_missing_leaves_the_subject_out_of_that_condition():
+    paired = pair_subjects(subjects([[2, 2, 2], [2, 2]]), "odor", 0.1, allow_missing=True)
+    of_c = paired.row_condition == paired.conditions.index("C")
+    assert (paired.table[of_c] >= 0).all(axis=0).tolist() == [True, False]
+    assert (paired.table[~of_c] >= 0).all()
+    assert any("'rat1' has no odor 'C'" in line for line in paired.report())
+    train, test = paired.split(0.5, seed=0)
+    assert not set(used(train, "rat0")) & set(used(test, "rat0"))
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 2, 12)), activity(["A"] * 4).rename(unit="cell"), [1, 2]]
+)
+def test_wrong_dims_are_refused_with_those_expected(bad):
+    with pytest.raises(ValueError, match=r"subject 'bad': expected .*\(trial, unit, time\), got"):
+        pair_subjects({"good": subject("good", [2, 2]), "bad": bad}, "odor", 0.1)
+
+
+@pytest.mark.parametrize("more", [{"n_bins": 13}, {"bin_size": 0.02}])
+def test_unequal_bins_are_refused(more):
+    counts = {"a": subject("a", [2, 2]), "b": subject("b", [2, 2], **more)}
+    with pytest.raises(ValueError, match=r"subject 'b': expected 12 bins of 0.01 s as in 'a', got"):
+        pair_subjects(counts, "odor", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("width", 0.015), ("width", 0.0), ("step", 0.001), ("step", -0.01)],
+)
+def test_a_width_or_step_of_no_whole_bins_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"'{name}'.*whole number of bins of 0.01 s. Got {value}"):
+        pair_subjects(subjects([[2, 2]]), "odor", **{"width": 0.1, name: value})
+
+
+def test_a_window_longer_than_the_trial_is_refused():
+    with pytest.raises(ValueError, match=r"width of 0.13 s is longer than the 0.12 s"):
+        pair_subjects(subjects([[2, 2]]), "odor", 0.13)
+
+
+def test_an_unknown_column_is_refused_with_those_found():
+    with pytest.raises(ValueError, match=r"'rat0': no trial coordinate 'odour'.*Found: .*'odor'"):
+        pair_subjects(subjects([[2, 2]]), "odour", 0.1)
+
+
+def test_trials_without_a_label_are_left_out_and_reported():
+    labels = np.array(["A", None, "B", "A", np.nan, "B"], dtype=object)
+    paired = pair_subjects({"a": activity(labels), "b": activity(["A", "B"])}, "odor", 0.1)
+    assert paired.trials["a"].tolist() == [0, 2, 3, 5]
+    assert paired.conditions == ("A", "B")
+    assert any("'a': 2 trials without a odor were left out" in line for line in paired.report())
+
+
+def test_numeric_labels_may_be_missing_too():
+    paired = pair_subjects({"a": activity([1.0, np.nan, 2.0, 1.0])}, "odor", 0.1)
+    assert paired.conditions == (1.0, 2.0)
+    assert paired.trials["a"].tolist() == [0, 2, 3]
+
+
+def test_labels_that_are_all_missing_are_refused():
+    with pytest.raises(ValueError, match=r"no trial has a value in 'odor'"):
+        pair_subjects({"a": activity([np.nan, np.nan])}, "odor", 0.1)
+
+
+def test_chosen_conditions_come_in_the_order_given_and_the_rest_is_reported():
+    paired = pair_subjects(subjects([[2, 3, 4]]), "odor", 0.1, conditions=["C", "A"])
+    assert paired.conditions == ("C", "A")
+    assert len(paired.table) == 6
+    assert any("'B' was left out by choice (trials: rat0 3)" in line for line in paired.report())
+
+
+def test_a_chosen_condition_that_never_occurs_is_refused():
+    with pytest.raises(
+        ValueError, match=r"conditions \['E'\] occur in no subject. Found in 'odor'"
+    ):
+        pair_subjects(subjects([[2, 2]]), "odor", 0.1, conditions=["A", "E"])
+
+
+@pytest.mark.parametrize(("name", "value"), [("order", "sorted"), ("surplus", "keep")])
+def test_an_unknown_choice_is_refused_with_those_allowed(name, value):
+    with pytest.raises(ValueError, match=rf"'{name}'.*must be one of .*Got '{value}' instead"):
+        pair_subjects(subjects([[2, 2]]), "odor", 0.1, **{name: value})
+
+
+@pytest.mark.parametrize("counts", [{}, [activity(["A"])]])
+def test_counts_must_be_a_mapping_of_names(counts):
+    with pytest.raises(ValueError, match=r"'counts'.*must map subject names to arrays"):
+        pair_subjects(counts, "odor", 0.1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_activity_that_is_not_finite_is_refused(value):
+    array = subject("a", [2, 2]).astype(float)
+    array[1, 0, 3] = value
+    with pytest.raises(ValueError, match=r"subject 'a': activity has NaN or infinite values"):
+        pair_subjects({"a": array}, "odor", 0.1)
+
+
+def test_a_subject_without_trials_is_refused():
+    with pytest.raises(ValueError, match=r"subject 'a': expected trials, units and bins"):
+        pair_subjects({"a": subject("a", [2, 2]).isel(trial=[])}, "odor", 0.1)
+
+
+def test_dropped_and_repeated_trials_are_counted_in_the_report():
+    counts = subjects([[5, 2], [2, 2]])
+    dropped = pair_subjects(counts, "odor", 0.1, surplus="drop").report()
+    assert dropped == ["subject 'rat0': 3 surplus trials have no partner and were dropped."]
+    repeated = pair_subjects(counts, "odor", 0.1).report()
+    assert len(repeated) == 1
+    assert "'rat1': 3 rows use one of its trials again" in repeated[0]
+    assert pair_subjects(counts, "odor", 0.1, surplus="absent").report() == []
