@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.stats import chisquare
 
 from neuroshare.analysis import inference
 
@@ -24,6 +25,14 @@ def test_p_counts_the_observed_among_the_null():
     assert inference.p_value(0.35, null) == pytest.approx(2 / 5)
     assert inference.p_value(1.0, null) == pytest.approx(1 / 5)
     assert np.isnan(inference.p_value(np.nan, null))
+
+
+def test_random_ties_make_p_uniform():
+    rng = np.random.default_rng(0)
+    draws = rng.binomial(3, 0.5, size=(20, 4000))  # few values, many ties
+    broken = inference.p_value(draws[0], draws[1:], rng)
+    assert chisquare(np.bincount(np.rint(20 * broken).astype(int))[1:]).pvalue > 0.001
+    assert inference.p_value(draws[0], draws[1:]).mean() > broken.mean() + 0.05
 
 
 def test_bootstrap_keeps_the_size_of_every_stratum():

@@ -46,7 +46,9 @@ def permute_trial_labels(
     return np.asarray(rng.permutation(per_trial)[index])
 
 
-def p_value(observed: ArrayLike, null: ArrayLike) -> NDArray[np.float64]:
+def p_value(
+    observed: ArrayLike, null: ArrayLike, rng: np.random.Generator | None = None
+) -> NDArray[np.float64]:
     """One-sided permutation p, (b + 1) / (m + 1): b of m null values are at least the observed.
 
     Parameters
@@ -55,10 +57,17 @@ def p_value(observed: ArrayLike, null: ArrayLike) -> NDArray[np.float64]:
         Statistic, any shape; NaN gives NaN.
     null
         Its values under the null, (permutation, ...).
+    rng
+        Break ties at random: p is then uniform under the null even for a statistic of few values,
+        as the share of correct trials is, where counting all ties is conservative. Meant for
+        checks of calibration; a reported p should not depend on a draw.
     """
     observed, null = np.asarray(observed, float), np.asarray(null, float)
     # Equal fractions may differ in their last bits.
     b = (null >= observed - 1e-12).sum(axis=0)
+    if rng is not None:
+        above = (null > observed + 1e-12).sum(axis=0)
+        b = rng.integers(above, b + 1)
     return np.asarray(np.where(np.isnan(observed), np.nan, (b + 1) / (len(null) + 1)))
 
 
