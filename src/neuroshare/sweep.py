@@ -1,0 +1,458 @@
+"""Objectives x betas x seeds: a table of runs, written one by one, continued when stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import joblib
+import numpy as np
+import pandas as pd
+import xarray as xr
+from sklearn.utils.parallel import ThreadpoolController
+from tqdm.auto import tqdm
+
+from neuroshare import __version__
+from neuroshare.analysis.imputation import ALL_OTHERS, imputation_scores
+from neuroshare.analysis.separation import separation
+from neuroshare.model import SharedLatentModel
+from neuroshare.recordings.pairing import PairedWindows, pair_subjects
+from neuroshare.report import replacing
+from neuroshare.run import RunConfig, _keep_common_conditions, _read_counts
+
+_ONE_PER_PROCESS = threading.Lock()
+"""Random numbers and numbers of threads belong to a process, not to a thread."""
+
+__all__ = ["score_run", "sweep", "sweep_files"]
+
+Score = Callable[[SharedLatentModel, PairedWindows, PairedWindows], Mapping[str, float]]
+Data = tuple[PairedWindows, PairedWindows]
+
+
+class Executor(Protocol):
+    """What runs are handed to: an executor of `concurrent.futures`, a Dask client, ..."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
+        """Start ``fn(*args)`` somewhere; the future's ``result()`` waits for it."""
+
+
+def sweep(
+    train: PairedWindows,
+    test: PairedWindows,
+    out: str | os.PathLike[str],
+    *,
+    objectives: Sequence[str] | Mapping[str, Any],
+    betas: Sequence[float],
+    seeds: Sequence[int],
+    model: Mapping[str, Any] | None = None,
+    score: Score | None = None,
+    executor: int | Executor | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Fit and score every combination of objective, beta and seed.
+
+    A run is written to ``out/runs/<id>.json`` when it ends, whole or not at all. The same call
+    again continues where it was stopped: a run that has its file is read, not repeated. The id
+    depends on all settings of the model, on the data, the name of the score and the version of this
+    package, so different sweeps may share a folder; the table holds only what was asked for.
+
+    Parameters
+    ----------
+    train, test
+        The parts of one split; runs are fitted to the first and scored on the second.
+    out
+        Folder of the results.
+    objectives
+        Names, or a mapping from a label to a name or an `Objective` of your own.
+    betas, seeds
+        Weights of the rate, and seeds of the model.
+    model
+        Further arguments of `SharedLatentModel`.
+    score
+        Called with the fitted model, train and test, it returns numbers by name; `score_run` by
+        default. A result is recognised by the function's name, so give a changed function a new
+        one.
+    executor
+        Where runs are executed. None: in this process, one after another. A number: in that many
+        processes. Or any object with `submit`, such as an executor of `concurrent.futures` or the
+        client of a Dask cluster whose workers see `out`. Every run uses one thread, so on a CPU
+        the table is the same wherever it was executed.
+    progress
+        Show a progress bar over runs.
+
+    Returns
+    -------
+    DataFrame
+        One row per run, by objective, beta and seed: ``objective``, ``beta``, ``seed``, the other
+        settings, the scores and ``run``, its id. Durations differ from sweep to sweep and are only
+        in the files.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to run, or a file of `out` is damaged. What a run raises is raised
+        when all others have ended.
+
+    Notes
+    -----
+    With an executor the windows are written to ``out/data`` once, and read once by every worker.
+    Two sweeps may share the folder at the same time: a run is locked while it is executed, and the
+    system frees the lock of a process that dies. The runs of a lost worker are submitted once more.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import neuroshare as ns
+    >>> sessions = ns.simulate_sessions({"mitt": 8, "stella": 6}, n_trials=6)
+    >>> counts = {name: ns.bin_spikes(session) for name, session in sessions.items()}
+    >>> train, test = ns.pair_subjects(counts, by="odor", step=0.1).split()
+    >>> settings = {"epochs": 1, "latent_dim": 2, "init": "random"}
+    >>> with tempfile.TemporaryDirectory() as out:
+    ...     table = sweep(train, test, out, objectives=["mmvm", "poe"], betas=[1.0],
+    ...                   seeds=[0, 1], model=settings, progress=False)
+    >>> table[["objective", "beta", "seed"]].values.tolist()
+    [['mmvm', 1.0, 0], ['mmvm', 1.0, 1], ['poe', 1.0, 0], ['poe', 1.0, 1]]
+    """
+    labelled = (
+        objectives if isinstance(objectives, Mapping) else {name: name for name in objectives}
+    )
+    grid = list(itertools.product(labelled, map(float, betas), map(int, seeds)))
+    if isinstance(objectives, str) or not grid:
+        raise ValueError(
+            "sweep needs lists of objectives, betas and seeds, one value or more each. "
+            f"Got {objectives!r}, {betas!r}, {seeds!r}."
+        )
+    score = score or score_run
+    fixed = {
+        "train": fingerprint(train),
+        "test": fingerprint(test),
+        "score": score.__qualname__,
+        "neuroshare": __version__,
+    }
+    folder = Path(out) / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = {}
+    for label, beta, seed in grid:
+        given = {"objective": labelled[label], "beta": beta, "seed": seed}
+        run = _Run.of({**(model or {}), **given, "progress": False}, fixed, folder)
+        runs[label, beta, seed] = run
+    waiting = {run.id: run for run in runs.values() if not run.path.exists()}
+    with tqdm(
+        total=len(grid),
+        initial=len(grid) - len(waiting),
+        disable=not progress,
+        unit="run",
+        desc="sweep",
+    ) as bar:
+        failures: list[Exception] = []
+        for failure in _execute(list(waiting.values()), (train, test), score, executor, Path(out)):
+            bar.update()
+            if failure is not None:
+                failures.append(failure)
+    if failures:
+        failures[0].add_note(
+            f"{len(failures)} of {len(grid)} runs failed; the others are kept in {folder}. "
+            "The same call repeats only those that failed."
+        )
+        raise failures[0]
+    rows = []
+    for (label, beta, seed), run in runs.items():
+        record = run.read()
+        settings = {
+            key: value
+            if value is None or isinstance(value, int | float | str)
+            else json.dumps(value)
+            for key, value in record["settings"].items()
+        }
+        scores = {
+            key: np.nan if value is None else value for key, value in record["scores"].items()
+        }
+        own = {"objective": label, "beta": beta, "seed": seed}
+        rows.append(own | {k: v for k, v in settings.items() if k not in own} | scores)
+        rows[-1]["run"] = run.id
+    return pd.DataFrame(rows)
+
+
+def score_run(
+    model: SharedLatentModel, train: PairedWindows, test: PairedWindows
+) -> dict[str, float]:
+    """Score one fitted model: how well it separates, imputes and reconstructs.
+
+    Returns
+    -------
+    dict
+        Means over subjects, or over pairs of them: ``own``, ``cross`` and ``joint`` accuracy per
+        ``window`` and ``trial`` (`joint`: of what the decoders are fed given all paired subjects,
+        who share the condition by construction); ``coherence`` and ``bits_per_spike`` from one
+        other subject, and from ``all_others``; ``mse_self`` and ``mse_joint``, squared error per
+        bin of reconstructions from the subject alone and from what the decoders are fed;
+        ``loss`` and ``rate`` of the last epoch of training.
+    """
+    scores: dict[str, float] = {}
+    alone = [model.transform(part, part="all") for part in (train, test)]
+    fed = [model.transform(part, part="all", joint=True) for part in (train, test)]
+    own_code = bool(np.allclose(alone[1], fed[1], rtol=1e-4, atol=1e-5, equal_nan=True))
+    shared = slice(model.latent_dim)
+    accuracy = separation(alone[0][..., shared], alone[1][..., shared], by=test.by)
+    joint = accuracy
+    if not own_code:
+        joint = separation(fed[0][..., shared], fed[1][..., shared], by=test.by)
+    for kind, scored, name in (
+        ("own", accuracy, "mean_own"),
+        ("cross", accuracy, "mean_cross"),
+        ("joint", joint, "mean_own"),
+    ):
+        for level in ("window", "trial"):
+            scores[f"{kind}_{level}"] = float(scored[name].sel(level=level))
+    if len(test.subjects) > 1:
+        imputed = imputation_scores(model, train, test)
+        every = imputed["source"] == ALL_OTHERS
+        for name in ("coherence", "bits_per_spike"):
+            scores[name] = float(imputed[name].where(~every).mean())
+            scores[f"{name}_all_others"] = float(imputed[name].where(every).mean())
+    scores["mse_self"] = float(np.mean([_error(model, test, name, name) for name in test.subjects]))
+    scores["mse_joint"] = scores["mse_self"]
+    if not own_code:
+        everyone = list(test.subjects)
+        scores["mse_joint"] = float(
+            np.mean([_error(model, test, name, everyone) for name in everyone])
+        )
+    for name in ("loss", "rate"):
+        scores[name] = float(model.history_[name].values[-1])
+    return scores
+
+
+def _error(
+    model: SharedLatentModel, test: PairedWindows, target: str, source: str | list[str]
+) -> float:
+    """Mean squared error per bin, of windows in which the target took part."""
+    return float(np.nanmean(np.square(model.impute(test, target, source).values - test[target])))
+
+
+def sweep_files(
+    config: RunConfig,
+    out: str | os.PathLike[str],
+    *,
+    objectives: Sequence[str],
+    betas: Sequence[float],
+    seeds: Sequence[int],
+    executor: int | Executor | None = None,
+    progress: bool = True,
+    tell: Callable[[str], None] = lambda sentence: None,
+) -> pd.DataFrame:
+    """Sweep over recordings: read, bin, pair and split as `run_fit` does, then `sweep`.
+
+    The table is also written to ``out/sweep.csv``.
+    """
+    counts, left_out = _keep_common_conditions(_read_counts(config), config)
+    paired = pair_subjects(
+        counts, by=config.by, width=config.width, step=config.step, seed=config.seed
+    )
+    for sentence in left_out + paired.report():
+        tell(sentence)
+    train, test = paired.split(config.test_fraction, seed=config.seed)
+    table = sweep(
+        train,
+        test,
+        out,
+        objectives=objectives,
+        betas=betas,
+        seeds=seeds,
+        model=config.model,
+        executor=executor,
+        progress=progress,
+    )
+    with replacing(Path(out) / "sweep.csv") as part:
+        table.to_csv(part, index=False)
+    return table
+
+
+def fingerprint(paired: PairedWindows) -> str:
+    """Short name of paired windows: equal for equal data, pairing and labels."""
+    digest = hashlib.blake2b(digest_size=8)
+
+    def add(value: Any) -> None:
+        if isinstance(value, xr.DataArray):
+            value = value.values
+        if isinstance(value, np.ndarray) and value.dtype.kind in "biufSU":
+            digest.update(f"{value.dtype}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).tobytes())
+        else:
+            listed = value.tolist() if isinstance(value, np.ndarray) else value
+            digest.update(repr(listed).encode())
+
+    for name in ("by", "conditions", "bin_size", "width", "step", "order", "surplus", "seed"):
+        add(getattr(paired, name))
+    for name, array in paired.counts.items():
+        add(name)
+        for part in (array, array["trial"], array["unit"], array["time"]):
+            add(part)
+        add(paired.labels[name])
+        add(paired.trials[name])
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One fit: how to make its model, and the file of its result."""
+
+    id: str
+    params: dict[str, Any]
+    settings: dict[str, Any]
+    fixed: dict[str, str]
+    path: Path
+
+    @classmethod
+    def of(cls, params: dict[str, Any], fixed: dict[str, str], folder: Path) -> _Run:
+        every = SharedLatentModel(**params).get_params(deep=False)
+        # Where a model was fitted, and with how much ado, is not part of what was fitted.
+        settings = {k: _plain(v) for k, v in every.items() if k not in ("device", "progress")}
+        text = json.dumps([settings, fixed], sort_keys=True)
+        id_ = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return cls(id_, params, settings, fixed, folder / f"{id_}.json")
+
+    def read(self) -> dict[str, Any]:
+        try:
+            record: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path} is damaged: {error}. Delete it, and the same call repeats its run."
+            ) from error
+        return record
+
+    def execute(self, data: Data, score: Score) -> None:
+        """Fit, score and write, unless another process has done so meanwhile."""
+        train, test = data
+        # One thread, for the order of a sum must not depend on the machine or the executor.
+        with _ONE_PER_PROCESS, _locked(self.path), ThreadpoolController().limit(limits=1):
+            if self.path.exists():
+                return
+            began = time.perf_counter()
+            model = SharedLatentModel(**self.params).fit(train)
+            if model.history_.attrs.get("interrupted"):
+                raise KeyboardInterrupt
+            scores = {name: float(value) for name, value in score(model, train, test).items()}
+            record = {
+                "run": self.id,
+                "settings": self.settings,
+                **self.fixed,
+                "scores": {k: v if np.isfinite(v) else None for k, v in scores.items()},
+                "seconds": round(time.perf_counter() - began, 3),
+                "versions": {name: version(name) for name in ("torch", "numpy", "scikit-learn")},
+            }
+            with replacing(self.path) as part:
+                part.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a run; a process that dies, however it dies, gives it back."""
+    if sys.platform == "win32":  # has no such lock: two sweeps at once may repeat a run
+        yield
+        return
+    import fcntl
+
+    lock = path.with_suffix(".lock")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+        # Who waits on the removed file finds the result and leaves.
+        lock.unlink(missing_ok=True)
+
+
+def _execute(
+    runs: list[_Run], data: Data, score: Score, executor: int | Executor | None, out: Path
+) -> Iterator[Exception | None]:
+    """Give None, or what went wrong, as each run ends."""
+    if executor is None:
+        for run in runs:
+            yield _attempt(run, data, score)
+        return
+    if not runs:
+        return
+    stored = _stored(data, runs[0], out)
+    if not isinstance(executor, int):
+        futures = [executor.submit(_attempt, run, stored, score, 1) for run in runs]
+        for run, future in zip(runs, futures, strict=True):
+            try:
+                failure = future.result()
+            except Exception:
+                # Runs return their own errors, so it is the worker that was lost.
+                failure = executor.submit(_attempt, run, stored, score, 2).result()
+            yield failure
+        return
+    for last in (False, True):
+        ended: set[str] = set()
+        pool = joblib.Parallel(n_jobs=executor, return_as="generator_unordered", batch_size=1)
+        tasks = (joblib.delayed(_named_attempt)(run, stored, score) for run in runs)
+        try:
+            for name, failure in pool(tasks):
+                ended.add(name)
+                yield failure
+        except Exception:
+            if last:
+                raise
+            runs = [run for run in runs if run.id not in ended]
+        else:
+            return
+
+
+def _attempt(run: _Run, data: Data | Path, score: Score, number: int = 1) -> Exception | None:
+    """Execute a run; its error is returned, so that what is raised means a lost worker.
+
+    `number` makes a second attempt another task for schedulers that know tasks by their arguments.
+    """
+    try:
+        run.execute(_loaded(data) if isinstance(data, Path) else data, score)
+    except Exception as error:
+        error.add_note(f"in the run {run.settings}")
+        return error
+    return None
+
+
+def _named_attempt(run: _Run, data: Path, score: Score) -> tuple[str, Exception | None]:
+    return run.id, _attempt(run, data, score)
+
+
+def _stored(data: Data, run: _Run, out: Path) -> Path:
+    """Write the windows once for all workers."""
+    path = out / "data" / f"{run.fixed['train']}-{run.fixed['test']}.joblib"
+    path.parent.mkdir(exist_ok=True)
+    with _locked(path):
+        if not path.exists():
+            with replacing(path) as part:
+                joblib.dump(data, part)
+    return path.absolute()
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path) -> Data:
+    data: Data = joblib.load(path)
+    return data
+
+
+def _plain(value: Any) -> Any:
+    """Restate an argument of a model as JSON: objects by their class and arguments."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    names = [name for name in inspect.signature(type(value)).parameters if hasattr(value, name)]
+    return {type(value).__qualname__: {name: _plain(getattr(value, name)) for name in names}}

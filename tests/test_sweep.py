@@ -1,0 +1,239 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import neuroshare as ns
+from neuroshare.sweep import fingerprint, score_run, sweep
+
+SETTINGS = {"epochs": 1, "latent_dim": 2, "hidden": (8,), "init": "random"}
+GRID = {"objectives": ["mmvm", "poe"], "betas": [0.1, 1.0, 4.0], "seeds": range(4)}
+
+
+def windows(seed=0):
+    sessions = ns.simulate_sessions({"mitt": 8, "stella": 6}, n_trials=6, seed=seed)
+    counts = {name: ns.bin_spikes(session) for name, session in sessions.items()}
+    return ns.pair_subjects(counts, by="odor", step=0.1).split(0.34)
+
+
+def logged(model, train, test):
+    """Cheap scores, and a line for every execution."""
+    with open(os.environ["SWEEP_LOG"], "a") as log:
+        log.write(f"{model.objective} {model.beta} {model.seed}\n")
+    time.sleep(0.1)
+    return {"loss": model.history_["loss"].values[-1], "nothing": np.nan}
+
+
+def failing(model, train, test):
+    if model.seed == 1:
+        raise ValueError("seed 1 is unlucky")
+    return {"loss": model.history_["loss"].values[-1]}
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return windows()
+
+
+@pytest.fixture
+def log(tmp_path, monkeypatch):
+    monkeypatch.setenv("SWEEP_LOG", str(tmp_path / "log"))
+    return tmp_path / "log"
+
+
+def run(parts, out, score=logged, **changes):
+    settings = {"model": SETTINGS, "score": score, "progress": False, **GRID, **changes}
+    return sweep(*parts, out, **settings)
+
+
+def files(out):
+    """Name -> inode and time of change, which tell whether a file was written again."""
+    stats = {path.name: path.stat() for path in (out / "runs").glob("*.json")}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+CHILD = """
+import sys
+sys.path.insert(0, {folder!r})
+import test_sweep as t
+table = t.run(t.windows(), {out!r})
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_continues_where_it_was(parts, tmp_path, log):
+    killed, unbroken = tmp_path / "killed", tmp_path / "unbroken"
+    code = CHILD.format(folder=os.path.dirname(__file__), out=str(killed))
+    child = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        deadline = time.monotonic() + 50
+        while len(files(killed)) < 8 and time.monotonic() < deadline:
+            assert child.poll() is None, "the sweep ended before it was killed"
+            time.sleep(0.02)
+    finally:
+        child.kill()
+        child.wait()
+    kept = files(killed)
+    assert 8 <= len(kept) < 24
+
+    log.unlink()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    done = files(killed)
+    assert len(done) == 24
+    assert {name: done[name] for name in kept} == kept, "a finished run was written again"
+    assert len(log.read_text().splitlines()) == 24 - len(kept)
+    assert {path.suffix for path in (killed / "runs").iterdir()} == {".json"}
+
+    log.unlink()
+    again = run(parts, killed)
+    assert not log.exists()
+    assert files(killed) == done
+    pd.testing.assert_frame_equal(again, run(parts, unbroken), check_exact=True)
+    assert len(set(log.read_text().splitlines())) == 24
+
+
+def test_a_row_holds_settings_scores_and_no_durations(parts, tmp_path, log):
+    table = run(parts, tmp_path)
+    assert len(table) == 24
+    assert list(table.columns[:3]) == ["objective", "beta", "seed"]
+    assert list(table.columns[-3:]) == ["loss", "nothing", "run"]
+    assert table["hidden"].unique() == ["[8]"]
+    assert table["nothing"].isna().all()
+    assert table["loss"].nunique() == 24
+    record = json.loads((tmp_path / "runs" / f"{table['run'][0]}.json").read_text())
+    assert record["seconds"] > 0
+    assert "seconds" not in table
+    assert record["scores"]["nothing"] is None
+
+
+def test_other_data_or_settings_are_other_runs(parts, tmp_path, log):
+    grid = {"objectives": ["mmvm"], "betas": [1], "seeds": [0]}
+    first = run(parts, tmp_path, **grid)
+    for other in (
+        run((parts[0].repair(5), parts[1]), tmp_path, **grid),
+        run(windows(seed=1), tmp_path, **grid),
+        run(parts, tmp_path, **grid, model={**SETTINGS, "lr": 1e-2}),
+        run(parts, tmp_path, **grid, score=failing),
+    ):
+        assert other["run"][0] != first["run"][0]
+        assert len(other) == 1
+    assert len(files(tmp_path)) == 5
+    # Where it runs, and how a number is written, changes nothing.
+    grid["betas"] = [1.0, 1]
+    same = run(parts, tmp_path, **grid, model={**SETTINGS, "device": "cpu"})
+    pd.testing.assert_frame_equal(same, first)
+
+
+def test_every_executor_gives_the_same_table(parts, tmp_path):
+    grid = {"objectives": ["mmvm"], "betas": [1.0], "seeds": [0, 1, 2], "score": score_run}
+    here = run(parts, tmp_path / "here", **grid)
+    pools = {
+        "joblib": 2,
+        # Runs share the generator of their process, so threads must not disturb each other.
+        "threads": ThreadPoolExecutor(3),
+    }
+    for name, pool in pools.items():
+        there = run(parts, tmp_path / name, **grid, executor=pool)
+        pd.testing.assert_frame_equal(there, here, check_exact=True)
+        if not isinstance(pool, int):
+            pool.shutdown()
+    assert len(list((tmp_path / "joblib" / "data").iterdir())) == 1
+
+
+class Unreliable:
+    """Lose the first submission of every second run."""
+
+    def __init__(self, losses):
+        self.losses, self.calls = losses, []
+
+    def submit(self, fn, run, *arguments):
+        number = arguments[-1]
+        self.calls.append((run.id, number))
+        future = Future()
+        if number <= self.losses and len(self.calls) % 2:
+            future.set_exception(ConnectionError("the worker is gone"))
+        else:
+            future.set_result(fn(run, *arguments))
+        return future
+
+
+def test_runs_of_a_lost_worker_are_submitted_once_more(parts, tmp_path, log):
+    pool = Unreliable(losses=1)
+    assert len(run(parts, tmp_path / "once", executor=pool)) == 24
+    assert len(pool.calls) == len(set(pool.calls)) == 24 + 12
+    assert len(log.read_text().splitlines()) == 24
+    with pytest.raises(ConnectionError):
+        run(parts, tmp_path / "twice", executor=Unreliable(losses=2))
+
+
+@pytest.mark.parametrize("executor", [None, 2])
+def test_a_failing_run_stops_no_other(executor, parts, tmp_path):
+    grid = {"objectives": ["mmvm"], "betas": [1.0], "seeds": [0, 1, 2]}
+    with pytest.raises(ValueError, match="unlucky") as raised:
+        run(parts, tmp_path, score=failing, executor=executor, **grid)
+    assert "1 of 3 runs failed" in raised.value.__notes__[-1]
+    assert len(files(tmp_path)) == 2
+
+
+def test_objectives_may_have_arguments_and_labels(parts, tmp_path, log):
+    from neuroshare.vae.objectives import MMVM
+
+    labelled = {"mmvm": "mmvm", "mixture": MMVM(bound="mixture"), "pairwise": MMVM()}
+    table = run(parts, tmp_path, objectives=labelled, betas=[1.0], seeds=[0])
+    assert table["objective"].tolist() == list(labelled)
+    assert table["run"].nunique() == 3
+    stored = json.loads((tmp_path / "runs" / f"{table['run'][1]}.json").read_text())
+    assert stored["settings"]["objective"]["MMVM"]["bound"] == "mixture"
+
+
+def test_scores_of_a_run_are_those_of_its_parts(parts):
+    train, test = parts
+    model = ns.SharedLatentModel(objective="poe", progress=False, **SETTINGS).fit(train)
+    scores = score_run(model, train, test)
+    accuracy = ns.separation(model.transform(train), model.transform(test))
+    assert scores["cross_trial"] == accuracy.mean_cross.sel(level="trial").item()
+    imputed = ns.imputation_scores(model, train, test)
+    one = imputed.coherence.sel(source=["mitt", "stella"]).mean().item()
+    assert scores["coherence"] == one
+    errors = [
+        np.square(model.impute(test, name, name).values - test[name].values).mean()
+        for name in test.subjects
+    ]
+    assert scores["mse_self"] == pytest.approx(np.mean(errors))
+    assert scores["mse_joint"] != scores["mse_self"]
+
+    own = ns.SharedLatentModel(objective="mmvm", progress=False, **SETTINGS).fit(train)
+    scores = score_run(own, train, test)
+    assert scores["mse_joint"] == scores["mse_self"]
+    assert scores["joint_trial"] == scores["own_trial"]
+
+
+def test_fingerprints_tell_labels_pairings_and_counts_apart(parts):
+    train, test = parts
+    assert fingerprint(train) == fingerprint(windows()[0])
+    others = [test, train.repair(3), train.repair(0, shuffle_conditions=True)]
+    others.append(train.select(["stella", "mitt"]))
+    assert len({fingerprint(part) for part in [train, *others]}) == 5
+
+
+def test_nothing_to_run_is_refused(parts, tmp_path):
+    for grid in ({"objectives": "mmvm"}, {"betas": []}):
+        with pytest.raises(ValueError, match="sweep needs lists"):
+            run(parts, tmp_path, **grid)
+    with pytest.raises(TypeError, match="colour"):
+        run(parts, tmp_path, model={"colour": 1})
+
+
+def test_a_damaged_result_is_named(parts, tmp_path, log):
+    grid = {"objectives": ["mmvm"], "betas": [1.0], "seeds": [0]}
+    run(parts, tmp_path, **grid)
+    (path,) = (tmp_path / "runs").glob("*.json")
+    path.write_text("{")
+    with pytest.raises(ValueError, match=f"{path.name} is damaged"):
+        run(parts, tmp_path, **grid)
