@@ -71,8 +71,7 @@ def compare(
         raise ValueError("nothing to compare: give models, or leave the baselines in.")
     rows: list[Row] = []
     if baselines:
-        raw = separation(raw_counts(train), raw_counts(test), n_bootstraps=n_bootstraps, seed=seed)
-        rows += _accuracies("raw counts", raw, ("own",))
+        rows += _accuracies("raw counts", _raw(train, test, n_bootstraps, seed), ("own",))
     for name, model in everything.items():
         fitted = clone(model).fit(train)
         scores = separation(

@@ -49,7 +49,7 @@ def test_parts_sum_to_the_variance(parts):
         np.testing.assert_allclose(found.variance.sel(subject=name).sum(), y.var(axis=0).sum())
         np.testing.assert_allclose(found.variance_unit.sel(part="noise")[here], y.mean(axis=0))
     # Every condition has as many held-out trials, so the cells weigh the same.
-    cells = found.variance_cell.mean(("condition", "cell_time"))
+    cells = found.variance_cell.mean(("cell_condition", "cell_time"))
     np.testing.assert_allclose(cells, found.variance_unit, atol=1e-9)
 
 

@@ -63,9 +63,9 @@ def residuals(
         - ``residual`` (window, unit): counts minus what the other subjects predict, at the windows
           of `test`; NaN where the subject is absent.
         - ``variance`` (subject, part), ``variance_unit`` (part, unit), ``variance_cell`` (part,
-          condition, time, unit): spikes^2. The parts shared, specific and noise sum to the
-          variance; the first sums over units, the last holds what the windows of one condition and
-          time carry of the variance about the unit's overall mean.
+          cell_condition, cell_time, unit): spikes^2. The parts shared, specific and noise sum to
+          the variance; the first sums over units, the last holds what the windows of one
+          condition and time carry of the variance about the unit's overall mean.
         - ``share_unit`` (part, unit): as shares of the unit's variance; NaN for silent units.
         - ``reconstructed_unit`` (unit): the part of the specific variance which the model's own
           reconstruction of the subject accounts for.
@@ -73,7 +73,7 @@ def residuals(
           balanced accuracy of the condition from a subject's counts, and from its residual;
           ``chance``; with permutations ``p_information_residual`` and
           ``null_information_residual``.
-        - with `posterior`: ``divergence`` (subject, time): nats.
+        - with `posterior`: ``divergence`` (subject, cell_time): nats.
 
     Raises
     ------
@@ -165,7 +165,7 @@ def residuals(
             "variance_unit": (("part", "unit"), variance_unit),
             "share_unit": (("part", "unit"), share),
             "variance_cell": (
-                ("part", "condition", "cell_time", "unit"),
+                ("part", "cell_condition", "cell_time", "unit"),
                 np.concatenate(cell_parts, axis=3),
             ),
             "reconstructed_unit": ("unit", np.concatenate(reconstructed)),
@@ -173,7 +173,7 @@ def residuals(
         coords={
             "subject": subjects,
             "part": list(PARTS),
-            "condition": conditions,
+            "cell_condition": conditions,
             "cell_time": times,
             "trial": trial,
             **coords,
