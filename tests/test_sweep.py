@@ -237,3 +237,30 @@ def test_a_damaged_result_is_named(parts, tmp_path, log):
     path.write_text("{")
     with pytest.raises(ValueError, match=f"{path.name} is damaged"):
         run(parts, tmp_path, **grid)
+
+
+def test_the_command_line_sweeps_and_continues(tmp_path, monkeypatch, capsys):
+    from neuroshare import cli
+
+    sessions = ns.simulate_sessions({"mitt": 8, "stella": 6}, n_trials=6)
+    recordings = [str(ns.write_nwb(s, tmp_path / f"{name}.nwb")) for name, s in sessions.items()]
+    data = ["--by", "odor", "--align", "start_time", "--span", "0", "0.4", "--step", "0.1"]
+    grid = ["--objective", "mmvm,poe", "--beta", "0.1,1", "--seeds", "1", "--min-trials", "4"]
+    model = ["--epochs", "1", "--latent-dim", "2", "--quiet", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(cli.warnings, "showwarning", cli.warnings.showwarning)
+    monkeypatch.setattr(sys, "argv", ["neuroshare", "sweep", *recordings, *data, *grid, *model])
+    tables, kept = [], []
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+        assert "Means over 1 seeds, on held-out trials." in capsys.readouterr().out
+        tables.append((tmp_path / "out" / "sweep.csv").read_text())
+        kept.append(files(tmp_path / "out"))
+    assert len(kept[0]) == 4
+    assert kept[0] == kept[1]
+    assert tables[0] == tables[1]
+    sys.argv[sys.argv.index("0.1,1")] = "low"
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "--beta takes numbers" in capsys.readouterr().err

@@ -20,5 +20,6 @@ from .recordings.pairing import pair_subjects as pair_subjects
 from .recordings.session import Session as Session
 from .recordings.simulate import simulate_sessions as simulate_sessions
 from .report import write_report as write_report
+from .sweep import sweep as sweep
 
 __version__: str

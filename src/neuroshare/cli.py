@@ -1,4 +1,4 @@
-"""The command line: ``neuroshare demo | simulate | inspect | fit | report``."""
+"""The command line: ``neuroshare demo | simulate | inspect | fit | report | sweep``."""
 
 import sys
 import tomllib
@@ -199,6 +199,68 @@ def report(
     from neuroshare.report import write_report
 
     typer.echo(f"report: {write_report(run)}")
+
+
+@app.command()
+def sweep(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="Folder of the runs.", show_default=False)],
+    by: Annotated[str, typer.Option(help="Trial column that pairs the subjects.")],
+    align: Annotated[str, typer.Option(help="Trial column with the event's time.")],
+    span: Annotated[
+        tuple[float, float], typer.Option(help="Begin and end, seconds after the event.")
+    ],
+    objective: Annotated[str, typer.Option(help="Sharing rules, separated by commas.")] = "mmvm",
+    beta: Annotated[str, typer.Option(help="Weights of the rate, separated by commas.")] = "1",
+    seeds: Annotated[int, typer.Option(help="Number of seeds: 0, 1, ...", min=1)] = 3,
+    likelihood: Annotated[str | None, typer.Option(help="Such as poisson or gaussian.")] = None,
+    latent_dim: Annotated[int | None, typer.Option(help="Number of shared latents.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training windows.")] = None,
+    bin_size: Annotated[float, typer.Option(help="Width of a bin in seconds.")] = 0.01,
+    width: Annotated[float, typer.Option(help="Length of a window in seconds.")] = 0.1,
+    step: Annotated[float, typer.Option(help="Shift between windows in seconds.")] = 0.01,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(help="A condition to keep (repeat for more); default: all common ones."),
+    ] = None,
+    min_trials: Annotated[
+        int, typer.Option(help="Leave out conditions with fewer trials in any subject.")
+    ] = 20,
+    jobs: Annotated[
+        int | None, typer.Option(help="Number of processes; default: this one.", min=1)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fit and score objectives, betas and seeds; the same again continues a stopped sweep."""
+    from neuroshare.run import RunConfig
+    from neuroshare.sweep import sweep_files
+
+    model = _given({"likelihood": likelihood, "latent_dim": latent_dim, "epochs": epochs})
+    config = RunConfig(
+        tuple(str(file.absolute()) for file in files), by, align, span,
+        bin_size=bin_size, width=width, step=step, min_trials=min_trials,
+        conditions=tuple(condition) if condition else None, model=model,
+    )  # fmt: skip
+    try:
+        betas = [float(item) for item in beta.split(",")]
+    except ValueError:
+        raise ValueError(f"--beta takes numbers, separated by commas. Got {beta!r}.") from None
+    table = sweep_files(
+        config,
+        out,
+        objectives=[item.strip() for item in objective.split(",")],
+        betas=betas,
+        seeds=range(seeds),
+        executor=jobs,
+        progress=not quiet,
+        tell=_teller(quiet),
+    )
+    scores = ["own_trial", "cross_trial", "coherence", "bits_per_spike", "mse_self", "rate"]
+    means = table.groupby(["objective", "beta"], sort=False)[
+        [name for name in scores if name in table]
+    ].mean()
+    typer.echo(means.to_string(float_format="{:.3f}".format))
+    typer.echo(f"Means over {seeds} seeds, on held-out trials. All runs: {out / 'sweep.csv'}")
 
 
 def _teller(quiet: bool) -> Any:
