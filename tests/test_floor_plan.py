@@ -17,8 +17,9 @@ LAYERS = {
     "plots": set(),
     "linear": {"recordings"},
     "model": {"recordings", "vae", "linear"},
+    "compare": {"linear", "analysis"},
     "report": {"plots"},
-    "run": {"recordings", "model", "linear", "analysis", "report"},
+    "run": {"recordings", "model", "linear", "analysis", "compare", "report"},
     "sweep": {"recordings", "model", "linear", "analysis", "run", "report", "plots"},
     "cli": {"recordings", "model", "linear", "analysis", "run", "report", "sweep"},
 }

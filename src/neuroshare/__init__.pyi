@@ -1,6 +1,7 @@
 from .analysis.imputation import imputation_scores as imputation_scores
 from .analysis.residuals import residuals as residuals
 from .analysis.separation import separation as separation
+from .compare import compare as compare
 from .linear import LinearAlignment as LinearAlignment
 from .model import SharedLatentModel as SharedLatentModel
 from .model import Subject as Subject

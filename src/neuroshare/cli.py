@@ -1,5 +1,6 @@
 """The command line: ``neuroshare demo | simulate | inspect | fit | report | sweep``."""
 
+import os
 import sys
 import tomllib
 import warnings
@@ -25,6 +26,8 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     warnings.showwarning = _show_warning
+    # Idle threads that spin starve whatever else runs on the machine, and are starved by it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(arguments)
     except (ValueError, TypeError, OSError) as error:

@@ -163,7 +163,7 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
         for name, positions in used.items():
             labels = train.labels[name][positions]
             conditions[name] = np.array([train.conditions.index(label) for label in labels])
-            weight = (1 / np.bincount(conditions[name]))[conditions[name]]
+            weight = 1 / np.bincount(conditions[name])[conditions[name]]
             weight /= weight.sum()
             x = _features(train, name, positions, self.features)
             mean = np.einsum("i,isf->f", weight, x) / x.shape[1]

@@ -60,7 +60,9 @@ def separation(
     Dataset
         - ``own`` (level, subject), ``cross`` (level, source, target; NaN on the diagonal):
           balanced accuracy per window, and per trial (log-probabilities summed over its windows);
-          ``mean_own``, ``mean_cross`` (level) are their means, ``chance`` is 1 / conditions.
+          ``mean_own``, ``mean_cross`` (level) are their means, ``chance`` is 1 / conditions. Where a
+      subject lacks conditions, a pair is scored on those that its source was taught and its
+      target was shown, ``n_conditions`` (source, target) of them.
         - ``confusion`` (source, target, condition, predicted): held-out trials.
         - ``time_course`` (source, target, time): balanced accuracy of windows by their time.
         - ``silhouette`` (subject): of the held-out windows by condition.
@@ -117,24 +119,22 @@ def separation(
             f"expected held-out latents of {subjects}, {n_latents} per subject, "
             f"got {list(test)}, {test_latents.sizes['latent']} per subject."
         )
-    conditions = np.unique(np.concatenate([part.condition for part in test.values()]))
+    # The classifiers know every training condition, also one that no held-out trial has.
+    known = np.unique(np.concatenate([part.condition for part in train.values()]))
     for name in subjects:
         _check_parts(name, by, train[name], test[name])
-        unseen = sorted(set(conditions.tolist()) - set(train[name].condition.tolist()))
+        unseen = sorted(set(test[name].condition.tolist()) - set(train[name].condition.tolist()))
         if unseen:
             raise ValueError(
                 f"subject {name!r}: held-out {by} {unseen} unseen in its training windows. "
                 "Leave these conditions out of both parts."
             )
-    # The classifiers know every training condition, also one that no held-out trial has.
-    known = np.unique(np.concatenate([part.condition for part in train.values()]))
-    for name in subjects:
-        lacking = sorted(set(known.tolist()) - set(train[name].condition.tolist()))
-        if lacking:
+        if len(np.unique(train[name].condition)) < 2:
             raise ValueError(
-                f"subject {name!r} has no training windows of {by} {lacking}, others have. "
-                "Leave these conditions out of both parts."
+                f"separation needs two conditions or more of {by!r} in subject {name!r}; its "
+                f"training windows have {np.unique(train[name].condition).tolist()}."
             )
+    taught = np.stack([np.isin(known, train[name].condition) for name in subjects])
     if len(known) < 2:
         raise ValueError(f"separation needs two conditions or more; {by!r} has {known.tolist()}.")
 
@@ -151,27 +151,30 @@ def separation(
         part = test[name]
         tallies, by_time = [], []
         for source in subjects:
-            log_p = classifiers[source].predict_log_proba(part.z)
+            log_p = np.full((len(part.z), n_known), -np.inf)
+            taught_here = np.isin(known, classifiers[source].classes_)
+            log_p[:, taught_here] = classifiers[source].predict_log_proba(part.z)
             tallies.append(tally(log_p, part))
             by_time.append(_hits_by_time(log_p, part, known, times))
         votes = np.stack(tallies, axis=1)  # (level, source, trial, predicted)
         truth = part.trial_condition[:, None] == known  # (trial, condition)
-        accuracy[:, :, t] = balanced_accuracy(truth[None], votes)[0]
+        accuracy[:, :, t] = balanced_accuracy(truth[None], votes, taught)[0]
         confusion[:, t] = np.einsum("ic,sik->sck", truth, votes[1]).astype(int)
         time_course[:, t] = np.stack(by_time)
         rng = np.random.default_rng(seeds[t])
         if n_permutations:
             permuted = np.stack([truth[rng.permutation(len(truth))] for _ in range(n_permutations)])
-            null[:, :, :, t] = balanced_accuracy(permuted, votes)
+            null[:, :, :, t] = balanced_accuracy(permuted, votes, taught)
         if n_bootstraps:
             drawn = bootstrap(
                 len(truth), part.trial_condition, n_bootstraps, int(rng.integers(2**31))
             )
-            boot[:, :, :, t] = balanced_accuracy(truth * drawn[:, :, None], votes)
+            boot[:, :, :, t] = balanced_accuracy(truth * drawn[:, :, None], votes, taught)
 
     scores = xr.Dataset(
         {
             "chance": 1 / n_known,
+            "n_conditions": (("source", "target"), _n_scored(taught, test, known)),
             "confusion": (("source", "target", "condition", "predicted"), confusion),
             "time_course": (("source", "target", "time"), time_course),
             "silhouette": ("subject", [_silhouette(test[name]) for name in subjects]),
@@ -305,21 +308,35 @@ def tally(log_p: Array, part: Windows) -> Array:
     return votes
 
 
-def balanced_accuracy(truth: NDArray[Any], votes: Array) -> Array:
+def balanced_accuracy(
+    truth: NDArray[Any], votes: Array, taught: NDArray[np.bool_] | None = None
+) -> Array:
     """Mean recall over conditions, (draw, level, source).
 
     `truth` (draw, trial, condition) are weights: labels, permuted or drawn again. Conditions
-    without held-out trials are left out.
+    without held-out trials are left out, and so are those that a source was not `taught` (source,
+    condition): nobody can name what they never saw.
     """
     hits = np.einsum("dic,lsic->dlsc", truth, votes, optimize=True)
     total = np.einsum("dic,lsi->dlsc", truth, votes.sum(axis=3), optimize=True)
+    if taught is not None:
+        total = total * taught
     recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
-    return np.asarray(recall.sum(axis=3) / (total > 0).sum(axis=3))
+    n = (total > 0).sum(axis=3)
+    return np.where(n > 0, recall.sum(axis=3) / np.maximum(n, 1), np.nan)
+
+
+def _n_scored(
+    taught: NDArray[np.bool_], test: dict[str, Windows], known: NDArray[Any]
+) -> NDArray[np.int64]:
+    """How many conditions a pair is scored on: taught by the source, held out in the target."""
+    held_out = np.stack([np.isin(known, part.condition) for part in test.values()])
+    return np.asarray((taught[:, None] & held_out[None]).sum(axis=2))
 
 
 def _hits_by_time(log_p: Array, part: Windows, known: NDArray[Any], times: Array) -> Array:
     """Balanced accuracy of the windows at each time; NaN where there are none."""
-    truth = part.condition[:, None] == known
+    truth = (part.condition[:, None] == known) & np.isfinite(log_p).any(axis=0)
     hit = known[log_p.argmax(axis=1)] == part.condition
     at = np.searchsorted(times, part.time)
     hits, total = np.zeros((len(times), len(known))), np.zeros((len(times), len(known)))
