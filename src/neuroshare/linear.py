@@ -150,6 +150,7 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
             If a parameter is out of its range or a subject takes part in no window.
         """
         self._check_parameters()
+        train = train.thinned()
         tables = _tables(train, self.n_repairs, self.seed)
         used = {}
         for column, name in enumerate(train.subjects):

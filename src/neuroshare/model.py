@@ -1025,6 +1025,7 @@ def _trial_ids(paired: PairedWindows, name: str) -> list[Any]:
 
 def _statistics(train: PairedWindows, name: str, root: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Mean activity, and mean and deviation of the (root) activity, per feature (lag x unit)."""
+    train = train.thinned()
     values = train.counts[name].values[train.trials[name]]
     moments = []
     for lag in range(train.width):

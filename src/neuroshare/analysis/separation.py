@@ -60,9 +60,9 @@ def separation(
     Dataset
         - ``own`` (level, subject), ``cross`` (level, source, target; NaN on the diagonal):
           balanced accuracy per window, and per trial (log-probabilities summed over its windows);
-          ``mean_own``, ``mean_cross`` (level) are their means, ``chance`` is 1 / conditions. Where a
-      subject lacks conditions, a pair is scored on those that its source was taught and its
-      target was shown, ``n_conditions`` (source, target) of them.
+          ``mean_own``, ``mean_cross`` (level) are their means, ``chance`` is 1 / conditions.
+        - ``n_conditions`` (source, target): where a subject lacks conditions, a pair is scored on
+          those that its source was taught and its target was shown.
         - ``confusion`` (source, target, condition, predicted): held-out trials.
         - ``time_course`` (source, target, time): balanced accuracy of windows by their time.
         - ``silhouette`` (subject): of the held-out windows by condition.
