@@ -85,7 +85,8 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
     -----
     Subjects are centred with every condition weighing the same, so that animals with different
     numbers of trials per condition share an origin. Latents have unit variance over the training
-    windows of each subject, so also pooled over subjects.
+    windows of each subject, so also pooled over subjects. Windows that overlap by more than half
+    are thinned for all of it: those between hold almost nothing new.
 
     All that the methods need to know of a pairing is how often two trials met. Cross-covariances
     are :math:`C_{ab} = \sum_t F_{at}^T N_{ab} F_{bt}` with N (trial, trial) the number of

@@ -307,9 +307,11 @@ class PairedWindows:
         )
         held_out: dict[str, Positions] = {}
         if one_to_one:
-            rng = np.random.default_rng(seed)
-            n_test = int(np.clip(round(test_fraction * len(self.conditions)), 1, None))
-            chosen = rng.permutation(len(self.conditions))[:n_test]
+            present = [
+                i for i in range(len(self.conditions)) if any(len(m[i]) for m in members.values())
+            ]
+            n_test = max(1, round(test_fraction * len(present)))
+            chosen = np.random.default_rng(seed).permutation(present)[:n_test]
             for name in self.subjects:
                 held_out[name] = np.concatenate([members[name][i] for i in chosen])
         else:
