@@ -496,11 +496,11 @@ class Stops(MMVM):
 
     def __init__(self, at=2, error=KeyboardInterrupt):
         super().__init__()
-        self.at, self.error = at, error
+        self._when = at, error
 
     def start_epoch(self, epoch):
-        if epoch == self.at:
-            raise self.error
+        if epoch == self._when[0]:
+            raise self._when[1]
 
 
 @pytest.mark.parametrize("at", [0, 2])

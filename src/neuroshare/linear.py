@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.extmath import randomized_svd
 from sklearn.utils.validation import check_is_fitted
 
-from neuroshare.recordings.pairing import PairedWindows
+from neuroshare.recordings.pairing import PairedWindows, are_counts
 
 Array = NDArray[np.float64]
 Method = Literal["procrustes", "mcca", "srm"]
@@ -70,6 +70,9 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
     readout_ridge
         `impute`: added to the covariance of the latents, whose variances are 1. It makes up for
         latents that fit their training windows better than any others.
+    root
+        Whether to take square roots, which stabilises the variance of counts; for every subject or
+        by name. None takes them of counts (non-negative whole numbers) and of nothing else.
     seed
         Seed of the redrawn pairings.
 
@@ -124,6 +127,7 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
         n_repairs: int = 20,
         features: Features = "sum",
         readout_ridge: float = 1.0,
+        root: bool | Mapping[str, bool] | None = None,
         seed: int = 0,
     ) -> None:
         self.method = method
@@ -132,6 +136,7 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
         self.ridge = ridge
         self.n_repairs = n_repairs
         self.features = features
+        self.root = root
         self.readout_ridge = readout_ridge
         self.seed = seed
 
@@ -162,12 +167,13 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
         meetings = _meetings(tables, train.subjects, used)
 
         standards, bases, scores, conditions = {}, {}, {}, {}
+        self.roots_ = {name: self._takes_root(name, train.counts[name].values) for name in used}
         for name, positions in used.items():
             labels = train.labels[name][positions]
             conditions[name] = np.array([train.conditions.index(label) for label in labels])
             weight = 1 / np.bincount(conditions[name])[conditions[name]]
             weight /= weight.sum()
-            x = _features(train, name, positions, self.features)
+            x = _features(train, name, positions, self.features, self.roots_[name])
             mean = np.einsum("i,isf->f", weight, x) / x.shape[1]
             variance = np.einsum("i,isf->f", weight, (x - mean) ** 2) / x.shape[1]
             # A silent unit has no variance: it stays at zero, and its weight does not matter.
@@ -212,6 +218,11 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
         }
         self._learn_readout(train, used, latents, meetings)
         return self
+
+    def _takes_root(self, name: str, values: NDArray[Any]) -> bool:
+        if self.root is None:
+            return are_counts(values)
+        return self.root[name] if isinstance(self.root, Mapping) else self.root
 
     def _check_parameters(self) -> None:
         for name, value, allowed in (
@@ -271,9 +282,8 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
                 for source, z in partners.items():
                     product = z.reshape(-1, self.latent_dim).T @ flat
                     products[source][:, :, lag] = product / totals[source]
-            self.mean_counts_[target] = np.maximum(
-                mean, 0.5 / (counts.shape[0] * len(train.starts))
-            )
+            floor = 0.5 / (counts.shape[0] * len(train.starts))
+            self.mean_counts_[target] = np.maximum(mean, floor if are_counts(counts) else -np.inf)
             for source, product in products.items():
                 self.count_covariance_[source, target] = product
 
@@ -314,7 +324,8 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
         trials, index = np.unique(position[present], return_inverse=True)
         z = np.full((len(position), len(paired.starts), self.latent_dim), np.nan)
         if len(trials):
-            z[present] = self.encoders_[name](_features(paired, name, trials, self.features))[index]
+            x = _features(paired, name, trials, self.features, self.roots_[name])
+            z[present] = self.encoders_[name](x)[index]
         return z.reshape(-1, self.latent_dim)
 
     def impute(
@@ -371,7 +382,9 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
             names = tuple(sources[i] for i in there)
             weights, offset = self._readout(names, target)
             stacked = np.concatenate([z[i][rows] for i in there], axis=1)
-            expected[rows] = np.maximum(stacked @ weights + offset, _FLOOR * mean.ravel())
+            expected[rows] = stacked @ weights + offset
+            if (mean > 0).all():  # counts: no rate is negative
+                expected[rows] = np.maximum(expected[rows], _FLOOR * mean.ravel())
         coords = paired.coords()
         coords.pop("subject")
         trial = coords.pop("trial")[1]
@@ -447,11 +460,12 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
 
 
 def _features(
-    paired: PairedWindows, name: str, positions: NDArray[np.int64], kind: Features
+    paired: PairedWindows, name: str, positions: NDArray[np.int64], kind: Features, root: bool
 ) -> Array:
-    """Square-root counts of every window of the given trials, (trial, start, feature)."""
-    roots = np.sqrt(np.asarray(paired.counts[name].values[positions], float))
-    windows = np.lib.stride_tricks.sliding_window_view(roots, paired.width, axis=2)
+    """(Square-root) counts of every window of the given trials, (trial, start, feature)."""
+    values = np.asarray(paired.counts[name].values[positions], float)
+    values = np.sqrt(values) if root else values
+    windows = np.lib.stride_tricks.sliding_window_view(values, paired.width, axis=2)
     windows = windows[:, :, paired.starts].swapaxes(1, 2)  # (trial, start, unit, lag)
     if kind == "sum":
         return np.asarray(windows.sum(axis=3))

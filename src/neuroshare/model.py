@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self, cast
 
 import numpy as np
@@ -29,7 +30,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from neuroshare.linear import LinearAlignment
-from neuroshare.recordings.pairing import PairedWindows
+from neuroshare.recordings.pairing import PairedWindows, are_counts
 from neuroshare.vae import train as training
 from neuroshare.vae.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
@@ -188,7 +189,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             validation = validation.select(names)
         device = self._device()
         linear = self.init != "random" and len(names) > 1
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=_cuda(self._device())):
             torch.manual_seed(self.seed)
             vae = self._skeleton(train.units, train.width, linear=linear)
             for part in (train, validation):
@@ -297,7 +298,13 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         """Begin where the training data say: standard inputs, mean rates, an aligned linear map."""
         aligned = None
         if linear and self.init != "random":
-            aligned = LinearAlignment(method=self.init, latent_dim=self.latent_dim, seed=self.seed)
+            roots = {
+                name: cast(Encoder, encoder).transform == "sqrt"
+                for name, encoder in zip(train.subjects, vae.encoders, strict=True)
+            }
+            aligned = LinearAlignment(
+                method=self.init, latent_dim=self.latent_dim, root=roots, seed=self.seed
+            )
             aligned.fit(train)
         for modality, name in enumerate(train.subjects):
             start = None
@@ -333,7 +340,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         DataArray (subject, window, latent)
             NaN where a subject is absent; coordinates as `PairedWindows.coords`.
         """
-        paired, columns = self._checked(paired)
+        known = self._checked(paired)
         vae = self._vae
         n_windows = len(paired)
         n_shared = self.latent_dim
@@ -349,18 +356,19 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                 f"needs an objective with private latents. Got {part!r} with "
                 f"{vae.objective.private_dim} private latents."
             )
-        latents = np.empty((len(columns), n_windows, total), dtype=np.float32)
+        latents = np.empty((len(known), n_windows, total), dtype=np.float32)
         with torch.inference_mode():
             for index, x, observed in self._windows(paired).all_batches():
                 z = vae.latents(x, observed if joint else None)
-                latents[:, index] = z[columns].cpu().numpy()
-        absent = np.repeat(paired.table.T < 0, len(paired.starts), axis=1)
+                latents[:, index] = z[list(known.values())].cpu().numpy()
+        columns = [paired.subjects.index(name) for name in known]
+        absent = np.repeat(paired.table.T[columns] < 0, len(paired.starts), axis=1)
         latents[absent] = np.nan
         latents = latents[..., chosen[part]]
         return xr.DataArray(
             latents,
             dims=("subject", "window", "latent"),
-            coords={**paired.coords(), "latent": np.arange(latents.shape[-1])},
+            coords={**_coords(paired, columns), "latent": np.arange(latents.shape[-1])},
             name="latents",
             attrs={"by": paired.by, "part": part, "joint": int(joint)},
         )
@@ -388,10 +396,10 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         DataArray (window, unit, lag)
             Expected counts per bin; NaN where no source is present.
         """
-        paired, columns = self._checked(paired)
+        known = self._checked(paired)
         if target not in self.subjects_:
             raise ValueError(f"no fitted subject {target!r}; there are {list(self.subjects_)}.")
-        present = [self.subjects_[c] for c in columns]
+        present = list(known)
         if source is None:
             sources = [name for name in present if name != target]
         else:
@@ -497,7 +505,8 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         objectives that share nothing, the joint is the sum of the marginals and a conditional is
         the marginal of its target.
         """
-        paired, columns = self._checked(paired)
+        names = self._checked(paired)
+        columns = list(names.values())
         vae = self._vae
         device = next(vae.parameters()).device
         prior = self._prior(device)
@@ -530,7 +539,6 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         coords = paired.coords()
         coords.pop("subject")
         coords.pop("trial")
-        names = [self.subjects_[c] for c in columns]
         return xr.Dataset(
             {
                 "joint": ("window", joint),
@@ -540,7 +548,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                     conditional[np.ix_(columns, columns)],
                 ),
             },
-            coords={**coords, "subject": names, "source": names, "target": names},
+            coords={**coords, "subject": list(names), "source": list(names), "target": list(names)},
             attrs={"unit": "nats per window", "n_draws": n_draws},
         )
 
@@ -592,7 +600,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         grown = copy.copy(self).set_params(subjects=subjects)
         grown.units_ = {**self.units_, name: train.units[name]}
         linear = cast(Encoder, fitted.encoders[0]).skip is not None
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=_cuda(self._device())):
             torch.manual_seed(self.seed)
             vae = grown._skeleton(grown.units_, self.window_["width"], linear=linear)
             new = len(self.subjects_)
@@ -709,18 +717,16 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             )
         return self._vae
 
-    def _checked(self, paired: PairedWindows) -> tuple[PairedWindows, list[int]]:
-        """Check windows against the fit; the fitted subjects among them, by position."""
+    def _checked(self, paired: PairedWindows) -> dict[str, int]:
+        """Check windows against the fit; the fitted subjects among them, name -> modality."""
         self._fitted()
-        known = [name for name in self.subjects_ if name in paired.subjects]
-        strangers = [name for name in paired.subjects if name not in self.subjects_]
+        known = {n: self.subjects_.index(n) for n in paired.subjects if n in self.subjects_}
+        strangers = [name for name in paired.subjects if name not in known]
         if not known or (strangers and self.subjects is None):
             raise ValueError(
                 f"subjects {strangers} were not fitted; the model knows {list(self.subjects_)}. "
                 "Select those with .select([...])."
             )
-        if list(paired.subjects) != known:
-            paired = paired.select(known)
         if paired.width != self.window_["width"] or not np.isclose(
             paired.bin_size, self.window_["bin_size"]
         ):
@@ -743,7 +749,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                 )
             likelihood = self._vae.likelihoods[self.subjects_.index(name)]
             _check_activity(name, paired.counts[name], cast(Likelihood, likelihood))
-        return paired, [self.subjects_.index(name) for name in known]
+        return known
 
     # ------------------------------------------------------------------ keeping
 
@@ -829,17 +835,17 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                 f"{path} has model format {fmt}, expected {_FORMAT}. Update neuroshare to read it."
             )
         try:
-            given = {"objective": objective, "likelihood": likelihood}
-            params: dict[str, Any] = {
-                k: given[k] if given.get(k) is not None else _from_json(k, v)
-                for k, v in stored["params"].items()
-            }
+            own = {"objective": objective, "likelihood": likelihood}
+            params: dict[str, Any] = {k: _from_json(k, v, own) for k, v in stored["params"].items()}
             params["device"] = device
             model = cls(**params)
             model.subjects_ = tuple(stored["subjects"])
             model.units_ = {n: np.asarray(u) for n, u in stored["units"].items()}
             model.window_ = stored["window"]
-            model.history_ = xr.Dataset.from_dict(stored["history"])
+            history = stored["history"]
+            if not history["dims"]["epoch"]:  # JSON has no empty two-dimensional lists
+                history["data_vars"]["log_likelihood"]["data"] = np.empty((0, len(model.subjects_)))
+            model.history_ = xr.Dataset.from_dict(history)
             units = {name: model.units_[name] for name in model.subjects_}
             vae = model._skeleton(units, model.window_["width"], linear=stored["linear"])
             model._mixture = {
@@ -871,12 +877,16 @@ class _Windows:
         are more than those paired: the others are absent.
         """
         self.paired = paired
-        self.n_features = list(subjects.values()) if subjects else []
-        self.columns = [list(subjects).index(n) for n in paired.subjects] if subjects else []
+        own = {name: array.sizes["unit"] * paired.width for name, array in paired.counts.items()}
+        subjects = own if subjects is None else subjects
+        self.n_features = list(subjects.values())
+        self.columns = [list(subjects).index(n) for n in paired.subjects if n in subjects]
+        self.names = [name for name in paired.subjects if name in subjects]
         self.device = device
         self.views, self.rows = [], []
         self.n_bins = next(iter(paired.counts.values())).sizes["time"]
-        for name, array in paired.counts.items():
+        for name in self.names:
+            array = paired.counts[name]
             used = paired.trials[name]
             values = array.values[used].transpose(0, 2, 1)  # (trial, time, unit)
             resident = torch.from_numpy(np.ascontiguousarray(_compact(values))).to(device)
@@ -893,8 +903,9 @@ class _Windows:
 
     def _place(self, paired: PairedWindows) -> None:
         """Put the pairing on the device: first bin of each trial, (row, subject); -1 if absent."""
-        columns = [row[column] for row, column in zip(self.rows, paired.table.T, strict=True)]
-        table = np.where(paired.table < 0, -1, np.stack(columns, axis=1) * self.n_bins)
+        paired_table = paired.table[:, [paired.subjects.index(name) for name in self.names]]
+        placed = [row[column] for row, column in zip(self.rows, paired_table.T, strict=True)]
+        table = np.where(paired_table < 0, -1, np.stack(placed, axis=1) * self.n_bins)
         self.table = torch.from_numpy(table).to(self.device)
         self.complete = bool((table >= 0).all())
 
@@ -914,7 +925,7 @@ class _Windows:
             view.index_select(0, column).float()
             for view, column in zip(self.views, position.T, strict=True)
         ]
-        if not self.n_features:
+        if self.columns == list(range(len(self.n_features))):
             return x, observed
         everyone = [torch.zeros(len(index), n, device=self.device) for n in self.n_features]
         seen = torch.zeros(len(everyone), len(index), dtype=torch.bool, device=self.device)
@@ -1011,6 +1022,14 @@ def _prior_mixture(
     }
 
 
+def _coords(paired: PairedWindows, columns: Sequence[int]) -> dict[str, Any]:
+    """Coordinates of the windows, of some of the subjects."""
+    coords = paired.coords()
+    coords["subject"] = [coords["subject"][column] for column in columns]
+    coords["trial"] = (coords["trial"][0], coords["trial"][1][list(columns)])
+    return coords
+
+
 def _cuda(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
 
@@ -1051,9 +1070,8 @@ def _check_activity(name: str, counts: xr.DataArray, likelihood: Likelihood) -> 
     if not likelihood.counts:
         return
     values = counts.values
-    low = values.min() if values.size else 0
-    whole = np.issubdtype(values.dtype, np.integer) or bool((values == np.round(values)).all())
-    if low < 0 or not whole:
+    if not are_counts(values):
+        low = values.min()
         what = f"minimum {low:.3g}" if low < 0 else "values that are not whole"
         raise ValueError(
             f"{type(likelihood).__name__} needs non-negative integer counts; {name!r} has {what}. "
@@ -1092,17 +1110,22 @@ def _to_json(value: Any) -> Any:
     return _plain(value)
 
 
-def _from_json(key: str, value: Any) -> Any:
+def _from_json(key: str, value: Any, own: Mapping[str, object] = MappingProxyType({})) -> Any:
+    """Undo `_to_json`; `own` holds the user's objects that stand for classes of their own."""
     if isinstance(value, list):
-        return tuple(_from_json(key, v) for v in value)
+        return tuple(_from_json(key, v, own) for v in value)
     if not isinstance(value, dict):
         return value
     if "custom" in value:
-        raise ValueError(
-            f"the model was fitted with {value['custom']}, a class of your own; "
-            f"pass an instance: SharedLatentModel.load(path, {key}=...)."
-        )
+        if own.get(key) is None:
+            raise ValueError(
+                f"the model was fitted with {value['custom']}, a class of your own; "
+                f"pass an instance: SharedLatentModel.load(path, {key}=...)."
+            )
+        return own[key]
     if "mapping" in value:
-        return {k: _from_json(key, v) for k, v in value["mapping"].items()}
+        return {k: _from_json(key, v, own) for k, v in value["mapping"].items()}
     known = {**OBJECTIVES, **LIKELIHOODS, **_STORED}
-    return known[value["object"]](**{k: _from_json(k, v) for k, v in value["arguments"].items()})
+    return known[value["object"]](
+        **{k: _from_json(k, v, own) for k, v in value["arguments"].items()}
+    )

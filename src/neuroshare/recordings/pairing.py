@@ -16,6 +16,8 @@ Order = Literal["random", "rank"]
 Surplus = Literal["repeat", "absent", "drop"]
 Positions = NDArray[np.int64]
 
+_OWN_NAMES = ("trial", "unit", "time", "start", "lag", "window", "subject", "latent")
+
 
 def pair_subjects(
     counts: Mapping[str, xr.DataArray],
@@ -84,6 +86,11 @@ def pair_subjects(
         )
     _check_choice("order", order, ("random", "rank"))
     _check_choice("surplus", surplus, ("repeat", "absent", "drop"))
+    if by in _OWN_NAMES:
+        raise ValueError(
+            f"pairing by {by!r} is not possible, since the windows have a coordinate of that name. "
+            f"Give the column another one: counts.assign_coords({by}_number=('trial', ...))."
+        )
     arrays = {str(name): array for name, array in counts.items()}
     bin_size = _common_bins(arrays, by)
     arrays = {name: array.transpose("trial", "unit", "time") for name, array in arrays.items()}
@@ -457,6 +464,14 @@ class PairedWindows:
             name="counts",
             attrs={"subject": subject, "by": self.by, "bin_size": self.bin_size},
         )
+
+
+def are_counts(values: NDArray[Any]) -> bool:
+    """Whether these are non-negative whole numbers."""
+    if not values.size:
+        return True
+    whole = np.issubdtype(values.dtype, np.integer) or bool((values == np.round(values)).all())
+    return whole and bool(values.min() >= 0)
 
 
 def _check_choice(name: str, value: object, allowed: Sequence[str]) -> None:

@@ -86,19 +86,20 @@ class MultimodalVAE(nn.Module):
     def impute(self, x: Sequence[Tensor], observed: Tensor, target: int) -> Tensor:
         """Expected data of `target` given the observed modalities, (sample, feature).
 
-        Where the target itself is the only one observed this is its reconstruction.
+        Where the target is the only one observed this is its reconstruction.
         """
         q = self.encode(x)
         n_shared = q.loc.shape[-1] - self.objective.private_dim
-        if bool((observed[target] & (observed.sum(0) == 1)).all()):
-            z = self.objective.latents(q, observed)[target].unsqueeze(0)
-            weight = z.new_ones(z.shape[:2])
-        else:
-            components, weight = self.objective.posterior(q, observed)
-            z = components.loc.clone()
-            z[..., n_shared:] = self.objective.private_mean(target)
-        mean = self._likelihood(target).mean(self.decoders[target](z))
-        return (weight.unsqueeze(-1) * mean).sum(0)
+        likelihood, decoder = self._likelihood(target), self.decoders[target]
+        components, weight = self.objective.posterior(q, observed)
+        z = components.loc.clone()
+        z[..., n_shared:] = self.objective.private_mean(target)
+        imputed = (weight.unsqueeze(-1) * likelihood.mean(decoder(z))).sum(0)
+        itself = observed[target] & (observed.sum(0) == 1)
+        if not itself.any():
+            return imputed
+        own = likelihood.mean(decoder(self.objective.latents(q, observed)[target]))
+        return torch.where(itself.unsqueeze(-1), own, imputed)
 
     def log_marginal(
         self,

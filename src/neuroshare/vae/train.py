@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from neuroshare.vae.multimodal import MultimodalVAE
@@ -122,6 +123,8 @@ def fit(
         "patience": patience,
         "validate_every": validate_every,
         "seed": seed,
+        "objective": _described(vae.objective),
+        "likelihoods": [_described(part) for part in vae.likelihoods],
         "n_samples": len(data),
         "n_validation": len(validation) if validation is not None else 0,
     }
@@ -155,7 +158,10 @@ def fit(
                     evaluate = validation is not None and (last or epoch % validate_every == 0)
                     if evaluate:
                         assert validation is not None
-                        _validate(vae, validation, batch_size, current, seed, history, best)
+                        # Epochs are compared by the objective at which a schedule arrives.
+                        vae.objective.start_epoch(epochs - 1)
+                        final = value_at(beta, epochs - 1)
+                        _validate(vae, validation, batch_size, final, seed, history, best)
                     else:
                         history.validation_loss.append(math.nan)
                     bar.set_postfix(loss=f"{history.loss[-1]:.4g}", refresh=False)
@@ -167,7 +173,10 @@ def fit(
                         written = time.monotonic()
         except KeyboardInterrupt:
             history.interrupted = True
-            again = f" Call fit again to continue from {path}." if path is not None else ""
+            missing = history.n_epochs - len(history.validation_loss)
+            history.validation_loss += [math.nan] * missing
+            kept = path is not None and path.exists()
+            again = f" Call fit again to continue from {path}." if kept else ""
             warnings.warn(
                 f"training was interrupted after {history.n_epochs} of {epochs} epochs; "
                 f"the model holds the weights reached.{again}",
@@ -253,7 +262,7 @@ def _validate(
     best: dict[str, Tensor],
 ) -> None:
     loss = evaluate(vae, validation, beta=beta, batch_size=batch_size, seed=seed)
-    if not any(loss >= previous for previous in history.validation_loss):
+    if math.isfinite(loss) and not any(loss >= previous for previous in history.validation_loss):
         history.best_epoch = len(history.validation_loss)
         best.clear()
         best.update({name: value.clone() for name, value in vae.state_dict().items()})
@@ -332,6 +341,13 @@ def _restore(
     torch.set_rng_state(tensors["generator.cpu"])
     if device.type == "cuda" and "generator.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["generator.cuda"], device)
+
+
+def _described(module: nn.Module) -> str:
+    """Class and constructor arguments, which are kept as attributes of the same name."""
+    names = inspect.signature(type(module).__init__).parameters
+    told = [f"{name}={getattr(module, name)}" for name in names if hasattr(module, name)]
+    return f"{type(module).__name__}({', '.join(told)})"
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

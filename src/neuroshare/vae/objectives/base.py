@@ -53,6 +53,8 @@ class Objective(nn.Module, ABC):
     def latents(self, q: Normal, observed: Tensor) -> Tensor:
         """Posterior mean of what each decoder is fed, (modality, sample, latent).
 
+        Also called with a single modality, for what each says on its own.
+
         By default the mean of `posterior`, the same for every decoder.
         """
         components, weight = self.posterior(q, observed)

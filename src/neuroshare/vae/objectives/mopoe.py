@@ -42,7 +42,11 @@ class MoPoE(Objective):
         # An incomplete subset has weight zero; its product, over what there is, is merely finite.
         joint = product(q, member & observed, self.prior_expert)
         weight = complete.to(q.loc.dtype)
-        return joint, weight / weight.sum(0).clamp_min(1)
+        # Each complete subset is as likely to be drawn: dividing by how many are expected, not by
+        # how many came, keeps the estimate unbiased for samples with absent modalities.
+        drawn = len(member) / (2 ** len(q.loc) - 1)
+        expected = drawn * (2.0 ** observed.sum(0).to(q.loc.dtype) - 1)
+        return joint, weight / torch.where(expected > 0, expected, 1.0)
 
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
         joint, weight = self.posterior(q, observed)
