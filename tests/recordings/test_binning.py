@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuroshare.recordings.binning import bin_spikes
+from neuroshare.recordings.nwb import read_nwb
 from neuroshare.recordings.session import Session
 
 
@@ -169,3 +170,19 @@ def test_real_spikes_equal_np_histogram(data_dir):
     counts = bin_spikes(recording(session.spike_times, onset), span=(-2.0, 2.0))
     assert counts.sum() > 1000
     np.testing.assert_array_equal(counts, by_histogram(session.spike_times, onset, -2.0, 400, 0.01))
+
+
+@pytest.mark.data
+def test_counts_equal_pynapple_on_a_real_recording(data_dir):
+    nap = pytest.importorskip("pynapple", reason="pynapple is not installed")
+    session = read_nwb(data_dir / "rat-nwb" / "nelpy_linear-track.nwb", trials=None)
+    begin = min(times[0] for times in session.spike_times if len(times))
+    onsets = np.round(begin) + 7.0 * np.arange(50)
+    trials = pd.DataFrame({"start_time": onsets, "stop_time": onsets + 2.0})
+    session = Session(session.subject, session.spike_times, trials=trials)
+    counts = bin_spikes(session, span=(0.0, 2.0), bin_size=0.01)
+    group = nap.TsGroup(dict(enumerate(map(nap.Ts, session.spike_times))))
+    epochs = nap.IntervalSet(start=onsets, end=onsets + 2.0)
+    theirs = nap.build_tensor(group, epochs, bin_size=0.01)  # (unit, trial, time)
+    assert counts.values.sum() > 1000
+    np.testing.assert_array_equal(counts.values, np.moveaxis(theirs, 0, 1))
