@@ -31,6 +31,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 import neuroshare as ns
 from neuroshare.vae.likelihoods import Gaussian
@@ -278,7 +279,8 @@ def draw_scores(table, path):
                 if runs.empty:
                     continue
                 mean = runs.groupby("beta")[["mse_joint", score]].mean().sort_index()
-                x, y = mean["mse_joint"].to_numpy(), mean[score].to_numpy()
+                # Arrays hold tenths of counts; the axis is in counts.
+                x, y = 100 * mean["mse_joint"].to_numpy(), mean[score].to_numpy()
                 for k in range(len(x) - 1):
                     ax.annotate(
                         "",
@@ -286,18 +288,19 @@ def draw_scores(table, path):
                         (x[k], y[k]),
                         arrowprops={"arrowstyle": "->", "color": color, "lw": 1, "alpha": 0.7},
                     )
-                ax.plot(x, y, marker, color=color, ms=6, mec="white", mew=0.5, label=name)
+                ax.plot(x, y, marker, color=color, ms=7, mec="white", mew=0.4, label=name)
             null = part[part.null][score].mean()
             ax.axhline(null, color="black", lw=1, ls="--", label="null: odors shuffled, refit")
             ax.axhline(1 / len(ODORS), color="black", lw=0.8, ls=":", label="chance")
             ax.set_ylim(0.15, 1.02)
             ax.spines[["top", "right"]].set_visible(False)
+            ax.xaxis.set_major_locator(MaxNLocator(5))
             if column == 0:
                 ax.set_ylabel(label)
             if row == 0:
                 color = "#B00020" if protocol == "paper" else "black"
                 ax.set_title(TITLE[protocol], fontsize=10, color=color)
-        axes[-1, column].set_xlabel("squared error per bin (array units)")
+        axes[-1, column].set_xlabel("squared error per bin of 10 ms (counts²)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
     figure.supxlabel("arrows go from the smallest beta to the largest", fontsize=9)
