@@ -24,9 +24,7 @@ def one_fit(step: float) -> dict[str, float]:
     counts = {n: ns.bin_spikes(s, span=(-1.0, 1.0)) for n, s in sessions.items()}
     paired = ns.pair_subjects(counts, by="odor", width=0.1, step=step)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    ns.SharedLatentModel(epochs=1, hidden=(16,), batch_size=512, progress=False).fit(
-        paired
-    )
+    ns.SharedLatentModel(epochs=1, hidden=(16,), batch_size=512, progress=False).fit(paired)
     n_features = sum(len(units) for units in paired.units.values()) * paired.width
     return {
         "step": step,
