@@ -11,8 +11,20 @@ import xarray as xr
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from neuroshare.analysis.inference import bootstrap, interval
-from neuroshare.analysis.separation import Windows, balanced_accuracy, classifier, tally
+from neuroshare.analysis.inference import (
+    bootstrap,
+    draw_subjects,
+    interval,
+    pair_means,
+    subject_means,
+)
+from neuroshare.analysis.separation import (
+    Windows,
+    balanced_accuracy,
+    classifier,
+    log_probabilities,
+    tally,
+)
 
 Array = NDArray[np.float64]
 ALL_OTHERS = "all others"
@@ -77,15 +89,17 @@ def imputation_scores(
         - ``bits_per_spike_psth`` (target), ``bits_per_spike_psth_unit`` (unit): the same for the
           PSTH of the training trials, which knows the condition.
         - ``above_psth`` (source, target): bits per spike above that PSTH.
-        - ``mean_bits_per_spike``, ``mean_above_psth`` (sources: one other, all others): means over
-          pairs, and over targets.
+        - ``mean_bits_per_spike``, ``mean_above_psth``, ``mean_coherence`` (sources: one other, all
+          others): means over pairs, and over targets.
         - ``bits_per_spike_self`` (target): the subject's own reconstruction, which has seen the
           spikes it predicts.
         - ``coherence`` (source, target): balanced accuracy, per trial, of a classifier of the
           target's real training windows when it labels the imputed ones; ``coherence_real``
           (target) when it labels the real held-out ones.
-        - with bootstrap, 95 % ``bits_per_spike_interval``, ``above_psth_interval``,
-          ``bits_per_spike_psth_interval`` and those of the two means (bound, ...).
+        - with bootstrap, 95 % ``_interval`` (bound, ...) of all of these but the scores per unit,
+          of the subject's own and of real trials; those of the means are hierarchical over
+          subjects, and ``sample_mean_...`` (sample, sources) are the samples behind them: paired
+          between models that are scored with one seed on the same held-out trials.
 
     Raises
     ------
@@ -113,6 +127,7 @@ def imputation_scores(
     bits_self, bits_psth, coherence_real = np.empty(n), np.empty(n), np.empty(n)
     boot_bits = np.full((n_bootstraps, *shape), np.nan)
     boot_above = np.full((n_bootstraps, *shape), np.nan)
+    boot_coherence = np.full((n_bootstraps, *shape), np.nan)
     boot_psth = np.full((n_bootstraps, n), np.nan)
     unit_bits: list[Array] = []
     unit_psth: list[Array] = []
@@ -133,8 +148,8 @@ def imputation_scores(
             model.impute(test, target=target, source=target).values[held.present], mean
         )
         known = classifier(C=1e-3).fit(seen.once(seen.sums()), seen.once_condition())
-        coherence_real[t] = held.coherence(known, held.sums())
         drawn = bootstrap(len(held.trial_ids), held.trial_condition, n_bootstraps, seed + t)
+        coherence_real[t] = held.coherence(known, held.sums(), drawn[:0])[0]
         bits_psth[t] = _bits(gain_psth, counts)
         boot_psth[:, t] = _bits(gain_psth, counts, drawn)
         bits_self[t] = _bits(gain_self, counts)
@@ -148,13 +163,16 @@ def imputation_scores(
             gain = held.log_likelihood_gain(expected, mean)
             # Where a source is absent there is no prediction, so nothing to score either.
             there = held.per_trial(held.spikes_where(expected))
-            psth_there = held.log_likelihood_gain(rate[:, :, None], mean, where=expected)
+            psth_there = gain_psth
+            if np.isnan(expected[:, 0, 0]).any():
+                psth_there = held.log_likelihood_gain(rate[:, :, None], mean, where=expected)
             bits[s, t] = _bits(gain, there)
             above[s, t] = bits[s, t] - _bits(psth_there, there)
             boot_bits[:, s, t] = _bits(gain, there, drawn)
             boot_above[:, s, t] = _bits(gain - psth_there, there, drawn)
             per_unit[s] = _per_spike(gain.sum(axis=0), there.sum(axis=0))
-            coherence[s, t] = held.coherence(known, expected.sum(axis=2))
+            found = held.coherence(known, expected.sum(axis=2), drawn)
+            coherence[s, t], boot_coherence[:, s, t] = found[0], found[1:]
         unit_bits.append(per_unit)
         unit_psth.append(_per_spike(gain_psth.sum(axis=0), counts.sum(axis=0)))
         units += [(target, unit) for unit in held.units]
@@ -174,7 +192,7 @@ def imputation_scores(
         attrs={"by": test.by, "n_bootstraps": n_bootstraps},
     )
     one_other = scores["source"] != ALL_OTHERS
-    for name in ("bits_per_spike", "above_psth"):
+    for name in ("bits_per_spike", "above_psth", "coherence"):
         means = [scores[name].where(one_other).mean(), scores[name].where(~one_other).mean()]
         scores[f"mean_{name}"] = xr.DataArray(
             [float(mean) for mean in means],
@@ -183,19 +201,22 @@ def imputation_scores(
         )
     if n_bootstraps:
         values: Array
-        for name, values in (("bits_per_spike", boot_bits), ("above_psth", boot_above)):
-            drawn_means = [
-                np.nanmean(values[:, :-1], axis=(1, 2)),
-                np.nanmean(values[:, -1], axis=1),
-            ]
-            samples = xr.DataArray(np.stack(drawn_means, axis=1), dims=("sample", "sources"))
-            scores[f"mean_{name}_interval"] = interval(samples)
-        drawn_scores: tuple[tuple[str, Array], ...] = (
+        chosen = draw_subjects(n, n_bootstraps, seed)
+        of_pairs = (
             ("bits_per_spike", boot_bits),
             ("above_psth", boot_above),
-            ("bits_per_spike_psth", boot_psth),
+            ("coherence", boot_coherence),
         )
-        for name, values in drawn_scores:
+        for name, values in of_pairs:
+            drawn_means = [pair_means(values[:, :-1], chosen), subject_means(values[:, -1], chosen)]
+            samples = xr.DataArray(
+                np.stack(drawn_means, axis=1),
+                dims=("sample", "sources"),
+                coords={"sources": scores["sources"]},
+            )
+            scores[f"sample_mean_{name}"] = samples
+            scores[f"mean_{name}_interval"] = interval(samples)
+        for name, values in (*of_pairs, ("bits_per_spike_psth", boot_psth)):
             samples = xr.DataArray(values, dims=("sample", *scores[name].dims))
             scores[f"{name}_interval"] = interval(samples)
     return scores
@@ -304,11 +325,14 @@ class TargetWindows:
         known = ~np.isnan((expected if where is None else where)[:, 0, 0])
         return self.per_trial(np.where(known[:, None], gain, 0.0))
 
-    def coherence(self, known: Pipeline, sums: Array) -> float:
-        """Balanced accuracy per trial of a classifier's labels for imputed windows."""
+    def coherence(self, known: Pipeline, sums: Array, drawn: NDArray[np.int64]) -> Array:
+        """Balanced accuracy per trial of a classifier's labels for imputed windows.
+
+        Of the trials as they are, then of every bootstrap sample `drawn` (sample, trial).
+        """
         there = ~np.isnan(sums[:, 0])
         if not there.any():
-            return float("nan")
+            return np.full(1 + len(drawn), np.nan)
         # Each row of partners is one imputed trial.
         n_repeats = self.repeat.max() + 1
         ids, first, position = np.unique(
@@ -322,10 +346,12 @@ class TargetWindows:
             trial_ids=ids,
             trial_condition=self.condition[there][first],
         )
-        votes = tally(known.predict_log_proba(windows.z), windows)[:, None]
+        votes = tally(log_probabilities(known, windows.z), windows)[:, None]
         truth = windows.trial_condition[:, None] == known.classes_
-        per_trial = np.bincount(ids // n_repeats)[ids // n_repeats]
-        return float(balanced_accuracy(truth[None] / per_trial[:, None], votes)[0, 1, 0])
+        of_trial = ids // n_repeats
+        weight = np.concatenate([np.ones((1, len(self.trial_ids))), drawn])[:, of_trial]
+        weight = weight / np.bincount(of_trial)[of_trial]
+        return balanced_accuracy(truth * weight[:, :, None], votes)[:, 1, 0]
 
 
 def psth(seen: TargetWindows, held: TargetWindows, mean: Array) -> Array:

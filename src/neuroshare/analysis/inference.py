@@ -90,6 +90,40 @@ def bootstrap(n_trials: int, strata: ArrayLike, n: int, seed: int = 0) -> NDArra
     return weights
 
 
+def draw_subjects(n_subjects: int, n: int, seed: int = 0) -> NDArray[np.int64]:
+    """Subjects drawn with replacement for each of n bootstrap samples, (sample, subject).
+
+    Samples of one subject alone are drawn again, since it has no other to be compared with.
+    """
+    rng = np.random.default_rng([seed, n_subjects])
+    chosen = rng.integers(n_subjects, size=(n, n_subjects))
+    while n_subjects > 1 and (alone := (chosen == chosen[:, :1]).all(axis=1)).any():
+        chosen[alone] = rng.integers(n_subjects, size=(int(alone.sum()), n_subjects))
+    return chosen
+
+
+def subject_means(values: NDArray[Any], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Means (sample, ...) over the drawn subjects of values (sample, ..., subject)."""
+    return _known_means(np.stack([v[..., c] for v, c in zip(values, chosen, strict=True)]))
+
+
+def pair_means(values: NDArray[Any], chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Means (sample, ...) over drawn pairs of different subjects, values (..., source, target)."""
+    drawn = []
+    for v, c in zip(values, chosen, strict=True):
+        pairs = v[..., c[:, None], c]
+        drawn.append(_known_means(pairs[..., c[:, None] != c]))
+    return np.stack(drawn)
+
+
+def _known_means(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Mean over the last axis without NaN; NaN, without a warning, where nothing is known."""
+    known = ~np.isnan(values)
+    n = known.sum(axis=-1)
+    total = np.where(known, values, 0.0).sum(axis=-1)
+    return np.asarray(np.divide(total, n, out=np.full(np.shape(total), np.nan), where=n > 0))
+
+
 def interval(samples: xr.DataArray, dim: str = "sample", level: float = 0.95) -> xr.DataArray:
     """Percentile interval over a dimension, (bound: low, high, ...); NaN samples are left out."""
     tail = (1 - level) / 2

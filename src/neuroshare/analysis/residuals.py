@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from scipy.special import logsumexp
 
 from neuroshare.analysis.imputation import Imputer, TargetWindows, unit_coords
-from neuroshare.analysis.inference import p_value
-from neuroshare.analysis.separation import LEVELS, Windows, balanced_accuracy, classifier, tally
+from neuroshare.analysis.inference import bootstrap, interval, p_value
+from neuroshare.analysis.separation import (
+    LEVELS,
+    Windows,
+    balanced_accuracy,
+    classifier,
+    log_probabilities,
+    tally,
+)
 
 Array = NDArray[np.float64]
 PARTS = ("shared", "specific", "noise")
@@ -27,6 +34,7 @@ def residuals(
     n_repairs: int = 10,
     n_folds: int = 5,
     n_permutations: int = 0,
+    n_bootstraps: int = 0,
     posterior: xr.Dataset | None = None,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -47,7 +55,10 @@ def residuals(
     n_folds
         Folds of the trials on which predictions are calibrated, and of the count splitting.
     n_permutations
-        Permutations of the null of the condition information; 0 leaves it out.
+        Permutations of the null of the condition information; 0 leaves it out. They ask nothing of
+        the model.
+    n_bootstraps
+        Bootstrap samples of the intervals of `share`, over trials; 0 leaves them out.
     posterior
         ``loc`` and ``scale`` (subject, window, latent) of Gaussian posteriors of the windows of
         `test`, with coordinate ``time``; with it `divergence` is measured.
@@ -66,7 +77,8 @@ def residuals(
           cell_condition, cell_time, unit): spikes^2. The parts shared, specific and noise sum to
           the variance; the first sums over units, the last holds what the windows of one
           condition and time carry of the variance about the unit's overall mean.
-        - ``share_unit`` (part, unit): as shares of the unit's variance; NaN for silent units.
+        - ``share`` (subject, part), ``share_unit`` (part, unit): as shares of the variance; NaN for
+          silent units. With bootstrap ``share_interval`` (bound, subject, part), 95 %.
         - ``reconstructed_unit`` (unit): the part of the specific variance which the model's own
           reconstruction of the subject accounts for.
         - with `train`: ``information_activity``, ``information_residual`` (level, subject):
@@ -93,9 +105,11 @@ def residuals(
     counts are therefore split at random into folds, each predicted from the others: for Poisson
     spikes these are independent (Neufeld et al. 2024, Biostatistics 25).
 
-    The null of the condition information permutes the conditions between whole held-out trials
-    within every subject and pairs anew, since the residual depends on partners of the same
-    condition: permuting labels alone would be too lenient.
+    For the condition information the others predict from sets of their held-out trials, no trial
+    in two sets, and every trial of the subject meets `n_repairs` sets of its condition, drawn at
+    random. The null permutes the conditions between whole trials of the subject, and between whole
+    sets, and lets them meet anew: the residual depends on partners of the same condition, so
+    permuting only the labels of residuals would be too lenient.
 
     Divergence is the closed-form bound -log mean_k exp(-KL(q_b || q_k)) on KL(q_b || mixture of
     the others) of Hershey & Olsen 2007, ICASSP.
@@ -120,6 +134,7 @@ def residuals(
     coords = test.coords()
     n_windows = len(coords["time"][1])
     residual, unit_parts, cell_parts, reconstructed, units = [], [], [], [], []
+    shares, share_intervals = [], []
     information: dict[str, list[Array]] = {"activity": [], "residual": [], "null": []}
     conditions = np.unique(coords[test.by][1])
     times = np.unique(np.round(coords["time"][1], 9))
@@ -133,6 +148,13 @@ def residuals(
         fold = rng.permutation(len(own.trial_ids))[own.trial] % n_folds
         parts = _partition(y, s, fold, n_folds)
         unit_parts.append(parts.mean(axis=1))
+        total = np.zeros((len(own.trial_ids), len(PARTS)))
+        np.add.at(total, own.trial, parts.sum(axis=2).T)
+        shares.append(_shares(total.sum(axis=0)))
+        if n_bootstraps:
+            drawn = bootstrap(len(total), own.trial_condition, n_bootstraps, seed + index)
+            samples = xr.DataArray(_shares(drawn @ total), dims=("sample", "part"))
+            share_intervals.append(interval(samples).values)
         cell = np.full((len(PARTS), len(conditions) * len(times), y.shape[1]), np.nan)
         at = np.searchsorted(conditions, own.condition) * len(times)
         at += np.searchsorted(times, own.time)
@@ -147,7 +169,7 @@ def residuals(
         left[held.present] = held.sums() - s[_rows(held, own)]
         residual.append(left)
         if train is not None:
-            found, chance = _information(model, train, test, name, n_permutations, seed)
+            found, chance = _information(model, train, test, name, n_repairs, n_permutations, rng)
             for key, values in found.items():
                 information[key].append(values)
 
@@ -163,6 +185,7 @@ def residuals(
             "residual": (("window", "unit"), np.concatenate(residual, axis=1)),
             "variance": (("subject", "part"), [part.sum(axis=1) for part in unit_parts]),
             "variance_unit": (("part", "unit"), variance_unit),
+            "share": (("subject", "part"), shares),
             "share_unit": (("part", "unit"), share),
             "variance_cell": (
                 ("part", "cell_condition", "cell_time", "unit"),
@@ -181,6 +204,10 @@ def residuals(
         },
         attrs={"by": test.by, "n_repairs": n_repairs, "n_folds": n_folds},
     )
+    if n_bootstraps:
+        bounds = np.stack(share_intervals, axis=1)
+        result["share_interval"] = (("bound", "subject", "part"), bounds)
+        result = result.assign_coords(bound=["low", "high"])
     if train is not None:
         result = result.assign_coords(level=list(LEVELS))
         result["chance"] = chance
@@ -234,6 +261,84 @@ def divergence(posterior: xr.Dataset) -> xr.DataArray:
         name="divergence",
         attrs={"units": "nats"},
     )
+
+
+def departure(latents: xr.DataArray, by: str | None = None, seed: int = 0) -> xr.Dataset:
+    """Who departs from the group, and when: divergence between distributions of latents.
+
+    Parameters
+    ----------
+    latents
+        (subject, window, latent) as ``transform`` returns them, NaN where a subject is absent.
+    by
+        Coordinate of the condition; None takes ``attrs["by"]``.
+    seed
+        Of the halves of `within`.
+
+    Returns
+    -------
+    Dataset
+        ``divergence`` (subject, time): of a subject's latents from the mixture of the others',
+        mean over conditions, nats. ``within`` (subject, time): the same of one random half of its
+        trials from the other half, which is what so few trials give where nobody departs.
+
+    Notes
+    -----
+    The latents of a subject at one condition and time are described by a Gaussian with the mean and
+    the standard deviations of its trials; see `residuals` for the divergence.
+    """
+    column = str(latents.attrs["by"] if by is None else by)
+    latents = latents.transpose("subject", "window", "latent")
+    z = np.asarray(latents.values, float)
+    trial = latents.coords["trial"].transpose("subject", "window").values
+    conditions, condition = np.unique(latents.coords[column].values, return_inverse=True)
+    times, tick = np.unique(np.round(latents.coords["time"].values, 9), return_inverse=True)
+    cell = condition * len(times) + tick
+    n, n_cells, n_latents = len(z), len(conditions) * len(times), z.shape[2]
+    # Whole, and the two halves: mean and deviation (3, subject, cell, latent).
+    moments = np.full((2, 3, n, n_cells, n_latents), np.nan)
+    for b in range(n):
+        present = ~np.isnan(z[b]).any(axis=1)
+        keys, first = np.unique(
+            np.stack([trial[b][present].astype(str), cell[present].astype(str)]),
+            axis=1,
+            return_index=True,
+        )
+        ids, position = np.unique(keys[0], return_inverse=True)
+        half = np.random.default_rng([seed, b]).permutation(len(ids))[position] % 2
+        at, values = cell[present][first], z[b][present][first]
+        spread = values.std(axis=0) + 1e-9
+        for c in np.unique(at):
+            for k, chosen in enumerate((at == c, (at == c) & (half == 0), (at == c) & (half == 1))):
+                if chosen.sum() > 1:
+                    moments[0, k, b, c] = values[chosen].mean(axis=0)
+                    moments[1, k, b, c] = np.maximum(
+                        values[chosen].std(axis=0, ddof=1), 0.1 * spread
+                    )
+
+    def far(loc: Array, scale: Array, subjects: Any) -> xr.DataArray:
+        dims = ("subject", "window", "latent")
+        coords = {"subject": subjects, "time": ("window", np.tile(times, len(conditions)))}
+        found = xr.Dataset({"loc": (dims, loc), "scale": (dims, scale)}, coords=coords)
+        return divergence(found)
+
+    names = latents.coords["subject"].values
+    halves = [far(moments[0, 1:, b], moments[1, 1:, b], [0, 1]).mean("subject") for b in range(n)]
+    result = xr.Dataset(
+        {
+            "divergence": far(moments[0, 0], moments[1, 0], names),
+            "within": (("subject", "time"), np.stack([half.values for half in halves])),
+        },
+        attrs={"by": column, "units": "nats"},
+    )
+    return result
+
+
+def _shares(parts: Array) -> Array:
+    """Parts (..., part) as shares of their sum; NaN where there is no variance."""
+    total = parts.sum(axis=-1, keepdims=True)
+    shares = np.divide(parts, total, out=np.full(parts.shape, np.nan), where=total > 0)
+    return np.asarray(shares)
 
 
 def _rows(windows: TargetWindows, once: TargetWindows) -> NDArray[np.int64]:
@@ -341,57 +446,98 @@ def _split_counts(
 
 
 def _information(
-    model: Imputer, train: Any, test: Any, name: str, n_permutations: int, seed: int
+    model: Imputer,
+    train: Any,
+    test: Any,
+    name: str,
+    n_partners: int,
+    n_permutations: int,
+    rng: np.random.Generator,
 ) -> tuple[dict[str, Array], float]:
     """Balanced accuracy (level) of the condition from counts and from residuals, and chance."""
-    seen, held = TargetWindows.of(train, name), TargetWindows.of(test, name)
-    if len(shared := np.intersect1d(seen.trial_ids, held.trial_ids)):
+    seen, held = _Meeting.of(model, train, name), _Meeting.of(model, test, name)
+    if len(shared := np.intersect1d(seen.own.trial_ids, held.own.trial_ids)):
         raise ValueError(
             f"trials {shared[:5].tolist()} of subject {name!r} are in both parts. Split by "
             "trial before pairing, as PairedWindows.split does."
         )
 
-    def residual(paired: Any, windows: TargetWindows) -> Array:
-        expected = model.impute(paired, target=name).values[windows.present].sum(axis=2)
-        # Without a partner nothing is predicted but the mean.
-        nothing = windows.sums().mean(axis=0)
-        return np.asarray(windows.sums() - np.where(np.isnan(expected), nothing, expected))
+    def learned(windows: Windows) -> Any:
+        return classifier(C=1e-3).fit(windows.z, windows.condition)
 
-    def score(known: Any, windows: TargetWindows, values: Array) -> Array:
-        rows = _average(windows, values)
-        truth = rows.trial_condition[:, None] == known.classes_
-        votes = tally(known.predict_log_proba(rows.z), rows)[:, None]
+    def score(known: Any, windows: Windows) -> Array:
+        truth = windows.trial_condition[:, None] == known.classes_
+        votes = tally(log_probabilities(known, windows.z), windows)[:, None]
         return np.asarray(balanced_accuracy(truth[None], votes)[0, :, 0])
 
-    by_activity = classifier(C=1e-3).fit(seen.once(seen.sums()), seen.once_condition())
-    rows = _average(seen, residual(train, seen))
-    by_residual = classifier(C=1e-3).fit(rows.z, rows.condition)
+    by_activity = learned(seen.activity())
+    by_residual = learned(seen.residual(n_partners, rng))
     found = {
-        "activity": score(by_activity, held, held.sums()),
-        "residual": score(by_residual, held, residual(test, held)),
+        "activity": score(by_activity, held.activity()),
+        "residual": score(by_residual, held.residual(n_partners, rng)),
     }
-    null = []
-    for k in range(n_permutations):
-        shuffled = test.repair(seed + 1 + k, shuffle_conditions=True)
-        windows = TargetWindows.of(shuffled, name)
-        null.append(score(by_residual, windows, residual(shuffled, windows)))
+    null = [
+        score(by_residual, held.permuted(rng).residual(n_partners, rng))
+        for _ in range(n_permutations)
+    ]
     if n_permutations:
         found["null"] = np.stack(null)
     return found, 1 / len(by_residual.classes_)
 
 
-def _average(windows: TargetWindows, values: Array) -> Windows:
-    """Every trial and time once, averaged over its partners."""
-    times, tick = np.unique(windows.time, return_inverse=True)
-    cells, index = np.unique(windows.trial * len(times) + tick, return_inverse=True)
-    total = np.zeros((len(cells), values.shape[1]))
-    np.add.at(total, index, values * windows.weight[:, None])
-    trial = cells // len(times)
-    return Windows(
-        z=total,
-        condition=windows.trial_condition[trial],
-        time=times[cells % len(times)],
-        trial=trial,
-        trial_ids=windows.trial_ids,
-        trial_condition=windows.trial_condition,
-    )
+@dataclass(frozen=True)
+class _Meeting:
+    """One subject's trials, and sets of trials of the others that predict it."""
+
+    own: TargetWindows  # every trial and time once
+    y: Array  # (window, unit)
+    expected: Array  # (set, start, unit)
+    labels: NDArray[Any]  # (trial,) of `own`
+    set_labels: NDArray[Any]  # (set,)
+    pattern: NDArray[np.int64]  # (set,) which of the others take part
+
+    @classmethod
+    def of(cls, model: Imputer, paired: Any, name: str) -> _Meeting:
+        own = TargetWindows.of(paired.select([name]), name)
+        others = paired.select([other for other in paired.subjects if other != name])
+        # No trial in two sets, so that sets without information are exchangeable.
+        others = replace(others, surplus="drop")
+        expected = model.impute(others, target=name).values.sum(axis=2)
+        present = others.table >= 0
+        return cls(
+            own=own,
+            y=own.sums(),
+            expected=expected.reshape(len(present), len(others.starts), -1),
+            labels=own.trial_condition,
+            set_labels=others.coords()[others.by][1][:: len(others.starts)],
+            pattern=np.unique(present, axis=0, return_inverse=True)[1].ravel(),
+        )
+
+    def activity(self) -> Windows:
+        """Counts."""
+        own = self.own
+        return Windows(
+            self.y, self.labels[own.trial], own.time, own.trial, own.trial_ids, self.labels
+        )
+
+    def residual(self, n_partners: int, rng: np.random.Generator) -> Windows:
+        """Counts minus what is expected from sets of the same condition."""
+        predicted = np.empty((len(self.labels), *self.expected.shape[1:]))
+        # Without a partner nothing is predicted but the mean.
+        predicted[:] = self.y.mean(axis=0)
+        for label in np.unique(self.labels):
+            sets = np.flatnonzero(self.set_labels == label)
+            trials = np.flatnonzero(self.labels == label)
+            if len(sets):
+                drawn = sets[rng.integers(len(sets), size=(len(trials), n_partners))]
+                predicted[trials] = self.expected[drawn].mean(axis=1)
+        tick = np.searchsorted(np.unique(self.own.time), self.own.time)
+        return replace(self.activity(), z=self.y - predicted[self.own.trial, tick])
+
+    def permuted(self, rng: np.random.Generator) -> _Meeting:
+        """Conditions exchanged between whole trials, and between whole sets of like subjects."""
+        set_labels = self.set_labels.copy()
+        for pattern in np.unique(self.pattern):
+            alike = np.flatnonzero(self.pattern == pattern)
+            set_labels[alike] = set_labels[rng.permutation(alike)]
+        return replace(self, labels=rng.permutation(self.labels), set_labels=set_labels)

@@ -8,12 +8,21 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_score
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from neuroshare.analysis.inference import bootstrap, interval, p_value, sign_flip
+from neuroshare.analysis.inference import (
+    bootstrap,
+    draw_subjects,
+    interval,
+    p_value,
+    pair_means,
+    sign_flip,
+    subject_means,
+)
 
 Array = NDArray[np.float64]
 LEVELS = ("window", "trial")
@@ -71,7 +80,10 @@ def separation(
         - with permutations: ``p_own``, ``p_cross``, ``p_mean_own``, ``p_mean_cross`` and the
           ``null_`` of each (permutation, ...).
         - with bootstrap: ``own_interval``, ``cross_interval``, ``mean_own_interval``,
-          ``mean_cross_interval`` (bound, ...), 95 %.
+          ``mean_cross_interval`` (bound, ...), 95 %, and ``sample_mean_own``,
+          ``sample_mean_cross`` (sample, level), the samples of the means: with the same seed and
+          held-out trials those of two models are paired, so that their differences have an
+          interval too.
 
     Raises
     ------
@@ -146,14 +158,14 @@ def separation(
     time_course = np.full((n, n, len(times)), np.nan)
     null = np.empty((n_permutations, len(LEVELS), n, n))
     boot = np.empty((n_bootstraps, len(LEVELS), n, n))
-    seeds = np.random.SeedSequence(seed).spawn(n + 1)
+    seeds = np.random.SeedSequence(seed).spawn(n)
     for t, name in enumerate(subjects):
         part = test[name]
         tallies, by_time = [], []
         for source in subjects:
             log_p = np.full((len(part.z), n_known), -np.inf)
             taught_here = np.isin(known, classifiers[source].classes_)
-            log_p[:, taught_here] = classifiers[source].predict_log_proba(part.z)
+            log_p[:, taught_here] = log_probabilities(classifiers[source], part.z)
             tallies.append(tally(log_p, part))
             by_time.append(_hits_by_time(log_p, part, known, times))
         votes = np.stack(tallies, axis=1)  # (level, source, trial, predicted)
@@ -166,9 +178,9 @@ def separation(
             permuted = np.stack([truth[rng.permutation(len(truth))] for _ in range(n_permutations)])
             null[:, :, :, t] = balanced_accuracy(permuted, votes, taught)
         if n_bootstraps:
-            drawn = bootstrap(
-                len(truth), part.trial_condition, n_bootstraps, int(rng.integers(2**31))
-            )
+            # Not from the same stream, so that the samples do not depend on the permutations.
+            own_seed = int(seeds[t].generate_state(1)[0])
+            drawn = bootstrap(len(truth), part.trial_condition, n_bootstraps, own_seed)
             boot[:, :, :, t] = balanced_accuracy(truth * drawn[:, :, None], votes, taught)
 
     scores = xr.Dataset(
@@ -206,9 +218,17 @@ def separation(
             scores[f"p_{name}"] = (array.dims[1:], p_value(scores[name], array))
     if n_bootstraps:
         for name, array in _own_and_cross(boot, scores).items():
-            if name.startswith("mean"):
-                array = _hierarchical(boot, name, scores, np.random.default_rng(seeds[n]))
-            scores[f"{name}_interval"] = interval(array, "draw")
+            if not name.startswith("mean"):
+                scores[f"{name}_interval"] = interval(array, "draw")
+        chosen = draw_subjects(n, n_bootstraps, seed)
+        own = np.diagonal(boot, axis1=2, axis2=3)
+        for name, values in (
+            ("mean_own", subject_means(own, chosen)),
+            ("mean_cross", pair_means(boot, chosen)),
+        ):
+            samples = xr.DataArray(values, dims=("sample", "level"), coords={"level": list(LEVELS)})
+            scores[f"sample_{name}"] = samples
+            scores[f"{name}_interval"] = interval(samples)
     return scores
 
 
@@ -217,6 +237,14 @@ def classifier(C: float = 1.0) -> Pipeline:
     return make_pipeline(
         StandardScaler(), LogisticRegression(C=C, class_weight="balanced", max_iter=2000)
     )
+
+
+def log_probabilities(known: Pipeline, z: NDArray[Any]) -> Array:
+    """Log-probabilities (window, condition), finite also where the classifier is certain."""
+    decision = known.decision_function(z)
+    if decision.ndim == 1:  # two conditions
+        decision = np.stack([np.zeros_like(decision), decision], axis=1)
+    return np.asarray(log_softmax(decision, axis=1))
 
 
 @dataclass(frozen=True)
@@ -381,22 +409,3 @@ def _own_and_cross(accuracy: Array, scores: xr.Dataset) -> dict[str, xr.DataArra
 def _mean(array: xr.DataArray, *dims: str) -> xr.DataArray:
     """Mean over known values; NaN, without a warning, where there are none."""
     return array.sum(dims, min_count=1) / array.notnull().sum(dims)
-
-
-def _hierarchical(
-    boot: Array, name: str, scores: xr.Dataset, rng: np.random.Generator
-) -> xr.DataArray:
-    """Means over subjects drawn with replacement, on top of the trials drawn within them."""
-    n_draws, _, n, _ = boot.shape
-    everyone = np.arange(n)
-    means = np.full((n_draws, len(LEVELS)), np.nan)
-    for draw in range(n_draws):
-        chosen = rng.choice(everyone, size=n)
-        while n > 1 and len(np.unique(chosen)) == 1:
-            chosen = rng.choice(everyone, size=n)  # one subject alone has no cross accuracy
-        if name == "mean_own":
-            means[draw] = boot[draw][:, chosen, chosen].mean(axis=1)
-        elif n > 1:
-            drawn = boot[draw][:, chosen][:, :, chosen]
-            means[draw] = drawn[:, chosen[:, None] != chosen].mean(axis=1)
-    return xr.DataArray(means, dims=("draw", "level"), coords={"level": scores["level"]})
