@@ -1,4 +1,7 @@
+import importlib
+
 import numpy as np
+import pytest
 
 from neuroshare.analysis.separation import separation
 from neuroshare.compare import compare, raw_counts
@@ -29,11 +32,80 @@ def test_the_penalty_of_raw_counts_is_chosen_inside_the_training_part(monkeypatc
     sessions = simulate_sessions({"a": 14, "b": 18}, n_trials=16, mean_rate=6.0)
     counts = {name: bin_spikes(session) for name, session in sessions.items()}
     train, test = pair_subjects(counts, by="odor", step=0.05).split(0.25)
-    monkeypatch.setattr("neuroshare.compare._PENALTIES", (1e-4,))
-    monkeypatch.setattr("neuroshare.compare.BASELINES", {"one": LinearAlignment(latent_dim=2)})
+    # By name the package gives the function.
+    module = importlib.import_module("neuroshare.compare")
+    monkeypatch.setattr(module, "_PENALTIES", (1e-4,))
+    monkeypatch.setattr(module, "BASELINES", {"one": LinearAlignment(latent_dim=2)})
     table = compare(train, test, imputation=False, n_bootstraps=0)
     raw = table.value[(table.model == "raw counts") & (table.level == "window")].item()
     parts = raw_counts(train), raw_counts(test)
     strong, default = (separation(*parts, C=C).mean_own.sel(level="window") for C in (1e-4, 1.0))
     assert raw == strong
     assert raw != default
+
+
+@pytest.fixture(scope="module")
+def parts():
+    sessions = simulate_sessions(
+        {"a": 16, "b": 12, "c": 14}, n_trials=16, signal=3.0, mean_rate=8.0, odors=("A", "B")
+    )
+    counts = {name: bin_spikes(session) for name, session in sessions.items()}
+    return pair_subjects(counts, by="odor", step=0.1).split(0.5)
+
+
+def test_differences_are_paired(parts):
+    bad = LinearAlignment(latent_dim=1, n_repairs=1)
+    models = {"good": LinearAlignment("mcca", latent_dim=3), "bad": bad, "same": bad}
+    table = compare(*parts, models, baselines=False, against="bad", n_bootstraps=200)
+    at = table.set_index(["model", "score", "level"]).sort_index()
+    cross = at.loc["good", "cross", "trial"]
+    assert cross.difference == pytest.approx(cross.value - at.loc["bad", "cross", "trial"].value)
+    assert cross.difference_low <= cross.difference <= cross.difference_high
+    # The same trials for both: no noise is left between equal models.
+    same = at.loc["same"]
+    columns = ["difference", "difference_low", "difference_high"]
+    np.testing.assert_allclose(same[columns], 0, atol=1e-12)
+    assert at.loc["bad", "difference"].isna().all()
+    with pytest.raises(ValueError, match="'against' parameter"):
+        compare(*parts, models, baselines=False, against="none")
+
+
+def test_a_fitted_model_is_scored_as_it_is(parts):
+    train, test = parts
+    model = LinearAlignment("mcca", latent_dim=3).fit(train)
+    weights = model.encoders_["a"].weights
+    table = compare(train, test, {"b": model}, fitted={"a": model}, baselines=False)
+    assert model.encoders_["a"].weights is weights
+    one, two = (table[table.model == name].drop(columns="model") for name in "ab")
+    np.testing.assert_array_equal(one.value, two.value)
+
+
+def test_repairing_with_refits_destroys_all_information(parts):
+    table = compare(
+        *parts,
+        {"model": LinearAlignment("mcca", latent_dim=3, n_repairs=5)},
+        baselines=False,
+        imputation=False,
+        n_permutations=99,
+        n_repairings=19,
+    )
+    assert (table.value > 0.8).all()
+    assert (table.null_low <= 0.5).all()
+    assert (table.null_high >= 0.5).all()
+    assert (abs(table.null - 0.5) < 0.12).all()
+    np.testing.assert_allclose(table.p, 0.01)
+    np.testing.assert_allclose(table.p_null, 0.05)
+
+
+def test_tuning_chooses_inside_the_training_part(parts, monkeypatch):
+    train, test = parts
+    module = importlib.import_module("neuroshare.compare")
+    monkeypatch.setattr(module, "BASELINES", {"mcca": LinearAlignment("mcca", latent_dim=2)})
+    monkeypatch.setattr(module, "_WIDTHS", (1, 3))
+    monkeypatch.setattr(module, "_COMPONENTS_AND_RIDGES", ((10, 0.1), (10, 1.0)))
+    chosen = module._tuned(module.BASELINES["mcca"], train, 0)
+    assert (chosen.latent_dim, chosen.n_components) in {(1, 10), (3, 10)}
+    plain = {"again": chosen}
+    table = compare(train, test, plain, tuned=True, imputation=False, n_bootstraps=0)
+    one, two = (table[table.model == name] for name in ("mcca", "again"))
+    np.testing.assert_array_equal(one.value, two.value)

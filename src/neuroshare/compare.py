@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,16 +13,30 @@ import xarray as xr
 from sklearn.base import clone
 
 from neuroshare.analysis.imputation import imputation_scores
+from neuroshare.analysis.inference import interval, p_value
 from neuroshare.analysis.separation import separation
 from neuroshare.linear import LinearAlignment
 
 Row = dict[str, Any]
+RAW = "raw counts"
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1.0)
 BASELINES = {
     "procrustes": LinearAlignment("procrustes"),
     "mcca": LinearAlignment("mcca"),
     "srm": LinearAlignment("srm"),
 }
+_WIDTHS = (2, 4, 8, 12)
+_COMPONENTS_AND_RIDGES = ((40, 0.5), (80, 1.0), (150, 1.0), (150, 3.0))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """All scores of one model on one split."""
+
+    separation: xr.Dataset
+    imputation: xr.Dataset | None = None
+    repaired: xr.Dataset | None = None
+    """``mean_own``, ``mean_cross`` (repairing, level) of fits to pairings without information."""
 
 
 def compare(
@@ -28,8 +44,13 @@ def compare(
     test: Any,
     models: Mapping[str, Any] | None = None,
     *,
+    fitted: Mapping[str, Any] | None = None,
     baselines: bool = True,
+    tuned: bool = False,
+    against: str | None = None,
     imputation: bool = True,
+    n_permutations: int = 0,
+    n_repairings: int = 0,
     n_bootstraps: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -42,49 +63,131 @@ def compare(
     models
         Name -> estimator with ``fit``, ``transform`` and ``impute``. Every one is cloned and
         fitted, so that none has seen other data.
+    fitted
+        Name -> estimator that was fitted to `train`, and to nothing else, before. It is scored as
+        it is.
     baselines
         Add the linear alignments, and logistic regression on raw counts (own accuracy only; its
         penalty is chosen on trials held out of `train`).
+    tuned
+        Choose the number of latents, components and ridge of the linear alignments by cross
+        accuracy on trials held out of `train`, instead of taking their defaults.
+    against
+        Name of a model from which every other one's difference is taken.
     imputation
-        Score imputation too, which takes longer than the accuracies.
+        Score imputation too, which takes longer than the accuracies; on windows that overlap by
+        half at most (``PairedWindows.thinned``).
+    n_permutations
+        Permutations of the conditions of held-out trials; they need no fit. 0 leaves p NaN.
+    n_repairings
+        Fits to pairings whose conditions were shuffled between whole trials within each subject,
+        in both parts: the null of the whole analysis, the fit included, which holds for any model.
+        Models that come `fitted` are cloned and refitted for it, raw counts have none.
     n_bootstraps
         Bootstrap samples of the 95 % intervals; 0 leaves them NaN.
     seed
-        Seed of the bootstrap.
+        Seed of bootstrap, permutations and re-pairings.
 
     Returns
     -------
     DataFrame
-        One row per model, score and level: ``model``; ``score``, which is own, cross, coherence,
-        or bits_per_spike and above_psth from one other and from all others; ``level`` (window,
-        trial, or empty); ``value``, the mean over subjects or pairs; ``low``, ``high``;
-        ``chance``. The intervals of own and cross are hierarchical over subjects and trials, those
-        of bits per spike hold the trials of these subjects only.
+        One row per model, score and level: ``model``; ``score``, which is own, cross, or
+        bits_per_spike, above_psth and coherence from one other and from all others; ``level``
+        (window, trial, or empty); ``value``, the mean over subjects or pairs; ``low``, ``high``,
+        hierarchical over subjects and trials; ``chance``; ``p`` of the permutations. With
+        `against` also ``difference``, ``difference_low``, ``difference_high``, of which both models
+        see the same bootstrap samples. With `n_repairings` also ``null``, ``null_low``,
+        ``null_high`` and ``p_null``.
 
     Raises
     ------
     ValueError
-        If there is nothing to compare, or a trial is in both parts.
+        If there is nothing to compare, a trial is in both parts, or `against` is no model.
+
+    Examples
+    --------
+    >>> import neuroshare as ns
+    >>> sessions = ns.simulate_sessions({"mitt": 12, "stella": 9}, n_trials=8, signal=2.0)
+    >>> counts = {name: ns.bin_spikes(session) for name, session in sessions.items()}
+    >>> train, test = ns.pair_subjects(counts, by="odor", step=0.05).split(0.25, seed=0)
+    >>> table = ns.compare(train, test, against="mcca", imputation=False)
+    >>> sorted(set(table.model))
+    ['mcca', 'procrustes', 'raw counts', 'srm']
     """
-    everything = {**(BASELINES if baselines else {}), **(models or {})}
+    scored = score_models(
+        train,
+        test,
+        models,
+        fitted=fitted,
+        baselines=baselines,
+        tuned=tuned,
+        imputation=imputation,
+        n_permutations=n_permutations,
+        n_repairings=n_repairings,
+        n_bootstraps=n_bootstraps,
+        seed=seed,
+    )
+    return tabulate(scored, against)
+
+
+def score_models(
+    train: Any,
+    test: Any,
+    models: Mapping[str, Any] | None = None,
+    *,
+    fitted: Mapping[str, Any] | None = None,
+    baselines: bool = True,
+    tuned: bool = False,
+    imputation: bool = True,
+    n_permutations: int = 0,
+    n_repairings: int = 0,
+    n_bootstraps: int = 200,
+    seed: int = 0,
+) -> dict[str, Scored]:
+    """Score every model as `compare` does: name -> all scores."""
+    everything = {**(BASELINES if baselines else {}), **(models or {}), **(fitted or {})}
     if not everything:
         raise ValueError("nothing to compare: give models, or leave the baselines in.")
-    rows: list[Row] = []
+    settings: dict[str, Any] = {
+        "n_permutations": n_permutations,
+        "n_bootstraps": n_bootstraps,
+        "seed": seed,
+    }
+    scored = {}
     if baselines:
-        rows += _accuracies("raw counts", _raw(train, test, n_bootstraps, seed), ("own",))
+        scored[RAW] = Scored(_raw(train, test, **settings))
     for name, model in everything.items():
-        fitted = clone(model).fit(train)
-        scores = separation(
-            fitted.transform(train),
-            fitted.transform(test),
-            by=test.by,
-            n_bootstraps=n_bootstraps,
-            seed=seed,
+        if tuned and baselines and model is BASELINES.get(name):
+            model = _tuned(model, train, seed)
+        ready = model if name in (fitted or {}) else clone(model).fit(train)
+        scored[name] = Scored(
+            separation(ready.transform(train), ready.transform(test), by=test.by, **settings),
+            imputation_scores(ready, train.thinned(), test.thinned(), n_bootstraps, seed)
+            if imputation and len(test.subjects) > 1
+            else None,
+            _repaired(model, train, test, n_repairings, seed) if n_repairings else None,
         )
-        rows += _accuracies(name, scores, ("own", "cross"))
-        if imputation and len(test.subjects) > 1:
-            rows += _imputation(name, imputation_scores(fitted, train, test, n_bootstraps, seed))
-    return pd.DataFrame(rows)
+    return scored
+
+
+def tabulate(scored: Mapping[str, Scored], against: str | None = None) -> pd.DataFrame:
+    """Table of `compare` from the scores of every model."""
+    if against is not None and against not in scored:
+        raise ValueError(
+            f"The 'against' parameter of compare must name one of the models {list(scored)}. "
+            f"Got {against!r} instead."
+        )
+    rows = []
+    for name, one in scored.items():
+        other = scored[against] if against is not None and against != name else None
+        for row in _accuracies(one, other) + _imputation(one, other):
+            rows.append({"model": name, **row})
+    table = pd.DataFrame(rows)
+    if against is not None:
+        for column in ("difference", "difference_low", "difference_high"):
+            if column not in table:
+                table[column] = np.nan
+    return table
 
 
 def raw_counts(paired: Any) -> xr.DataArray:
@@ -103,49 +206,101 @@ def raw_counts(paired: Any) -> xr.DataArray:
     )
 
 
-def _raw(train: Any, test: Any, n_bootstraps: int, seed: int) -> xr.Dataset:
+def _raw(train: Any, test: Any, **settings: Any) -> xr.Dataset:
     """Separation of raw counts, the penalty chosen on trials held out of the training part."""
-    inner, validation = (raw_counts(part) for part in train.split(0.25, seed=seed))
+    parts = train.thinned().split(0.25, seed=settings["seed"])
+    inner, validation = (raw_counts(part) for part in parts)
 
     def validated(C: float) -> float:
         return float(separation(inner, validation, C=C).mean_own.sel(level="trial"))
 
     best = max(_PENALTIES, key=validated)
-    return separation(
-        raw_counts(train), raw_counts(test), n_bootstraps=n_bootstraps, seed=seed, C=best
-    )
+    scores = separation(raw_counts(train), raw_counts(test), C=best, **settings)
+    # The same column is another unit in every subject: there is nothing across subjects.
+    across = [name for name in map(str, scores) if "cross" in name]
+    return scores.drop_vars([*across, "time_course", "confusion", "n_conditions"])
 
 
-def _row(model: str, score: str, level: str, value: Any, interval: Any, chance: Any) -> Row:
-    low, high = (float("nan"),) * 2 if interval is None else interval.values.tolist()
-    return {
-        "model": model,
-        "score": score,
-        "level": level,
-        "value": float(value),
+def _tuned(model: LinearAlignment, train: Any, seed: int) -> LinearAlignment:
+    """Give a linear alignment the settings of best cross accuracy on validation trials."""
+    inner, validation = train.thinned().split(0.25, seed=seed)
+    grid: list[dict[str, Any]] = [{"latent_dim": k} for k in _WIDTHS]
+    if model.method == "mcca":
+        grid = [
+            {**one, "n_components": n, "ridge": ridge}
+            for one, (n, ridge) in product(grid, _COMPONENTS_AND_RIDGES)
+        ]
+
+    def validated(settings: dict[str, Any]) -> float:
+        tried = clone(model).set_params(**settings).fit(inner)
+        scores = separation(tried.transform(inner), tried.transform(validation))
+        return float(scores.mean_cross.sel(level="trial"))
+
+    chosen: LinearAlignment = clone(model).set_params(**max(grid, key=validated))
+    return chosen
+
+
+def _repaired(model: Any, train: Any, test: Any, n: int, seed: int) -> xr.Dataset:
+    """Mean accuracies of fits to data whose conditions say nothing."""
+    found = []
+    for k in range(1, n + 1):
+        parts = [part.repair(seed + k, shuffle_conditions=True) for part in (train, test)]
+        shuffled = clone(model).fit(parts[0])
+        train_latents, test_latents = map(shuffled.transform, parts)
+        scores = separation(train_latents, test_latents, by=test.by)
+        found.append(scores[["mean_own", "mean_cross"]])
+    return xr.concat(found, dim="repairing")
+
+
+def _accuracies(one: Scored, other: Scored | None) -> list[Row]:
+    rows = []
+    for kind in ("own", "cross") if "mean_cross" in one.separation else ("own",):
+        for level in one.separation["level"].values.tolist():
+            others = None if other is None else other.separation
+            row = _row(one.separation, others, f"mean_{kind}", level=level)
+            row = {"score": kind, "level": level, **row}
+            if one.repaired is not None:
+                null = one.repaired[f"mean_{kind}"].sel(level=level)
+                low, high = interval(null, "repairing").values.tolist()
+                p = float(p_value(row["value"], null))
+                row |= {"null": float(null.mean()), "null_low": low, "null_high": high, "p_null": p}
+            rows.append(row)
+    return rows
+
+
+def _imputation(one: Scored, other: Scored | None) -> list[Row]:
+    rows: list[Row] = []
+    if one.imputation is None:
+        return rows
+    for sources in one.imputation["sources"].values.tolist():
+        for kind in ("bits_per_spike", "above_psth", "coherence"):
+            others = None if other is None else other.imputation
+            row = _row(one.imputation, others, f"mean_{kind}", sources=sources)
+            rows.append({"score": f"{kind}, {sources}", "level": "", **row})
+    return rows
+
+
+def _row(scores: xr.Dataset, others: xr.Dataset | None, name: str, **at: str) -> Row:
+    """Value with its interval, chance and p, and the difference to another model."""
+    low, high = _bounds(scores.get(f"{name}_interval"), **at)
+    accuracy = name in ("mean_own", "mean_cross")
+    row = {
+        "value": float(scores[name].sel(at)),
         "low": low,
         "high": high,
-        "chance": float(chance),
+        "chance": float(scores["chance"]) if accuracy else np.nan,
+        "p": float(scores[f"p_{name}"].sel(at)) if f"p_{name}" in scores else np.nan,
     }
+    if others is not None and name in others and np.isfinite(float(others[name].sel(at))):
+        row["difference"] = row["value"] - float(others[name].sel(at))
+        if f"sample_{name}" in scores:
+            paired = scores[f"sample_{name}"].sel(at) - others[f"sample_{name}"].sel(at)
+            row["difference_low"], row["difference_high"] = interval(paired).values.tolist()
+    return row
 
 
-def _accuracies(model: str, scores: xr.Dataset, kinds: tuple[str, ...]) -> list[Row]:
-    rows = []
-    for kind in kinds:
-        for level in scores["level"].values.tolist():
-            at = scores.sel(level=level)
-            bounds = at.get(f"mean_{kind}_interval")
-            rows.append(_row(model, kind, level, at[f"mean_{kind}"], bounds, at["chance"]))
-    return rows
-
-
-def _imputation(model: str, scores: xr.Dataset) -> list[Row]:
-    rows = []
-    for sources in scores["sources"].values.tolist():
-        at = scores.sel(sources=sources)
-        for kind in ("bits_per_spike", "above_psth"):
-            score = f"{kind}, {sources}"
-            bounds = at.get(f"mean_{kind}_interval")
-            rows.append(_row(model, score, "", at[f"mean_{kind}"], bounds, np.nan))
-    rows.append(_row(model, "coherence", "trial", scores["coherence"].mean(), None, np.nan))
-    return rows
+def _bounds(bounds: xr.DataArray | None, **at: str) -> tuple[float, float]:
+    if bounds is None:
+        return float("nan"), float("nan")
+    low, high = bounds.sel(at).values.tolist()
+    return low, high
