@@ -87,16 +87,16 @@ PRESETS = {
         default={"epochs": 1, "hidden": (16,)},
     ),
     "small": Preset(
-        units={"barat": 14, "buchanan": 12, "mitt": 16, "stella": 9, "superchris": 9},
-        trials={"barat": 22, "buchanan": 20, "mitt": 26, "stella": 20, "superchris": 21},
+        units={"barat": 11, "buchanan": 9, "mitt": 12, "stella": 7, "superchris": 7},
+        trials={"barat": 13, "buchanan": 12, "mitt": 15, "stella": 12, "superchris": 13},
         objectives=OBJECTIVES,
         betas=(1e-5, 1e-3, 1e-2),
         seeds=3,
-        epochs=25,
-        lr=4e-3,  # in a fortieth of the paper's epochs
+        epochs=60,
+        lr=2e-3,  # in few epochs
         null_seeds=1,
         n_subsets=8,
-        mean_rate=6.0,  # Hz, so that few units say enough
+        mean_rate=8.0,  # Hz, so that few units say enough
     ),
     "paper": Preset(
         units=None,

@@ -102,7 +102,8 @@ def test_a_row_holds_settings_scores_and_no_durations(parts, tmp_path, log):
     table = run(parts, tmp_path)
     assert len(table) == 24
     assert list(table.columns[:3]) == ["objective", "beta", "seed"]
-    assert list(table.columns[-3:]) == ["loss", "nothing", "run"]
+    assert list(table.columns[-4:]) == ["loss", "nothing", "error", "run"]
+    assert table["error"].isna().all()
     assert table["hidden"].unique() == ["[8]"]
     assert table["nothing"].isna().all()
     assert table["loss"].nunique() == 24
@@ -179,6 +180,21 @@ def test_a_failing_run_stops_no_other(executor, parts, tmp_path):
         run(parts, tmp_path, score=failing, executor=executor, **grid)
     assert "1 of 3 runs failed" in raised.value.__notes__[-1]
     assert len(files(tmp_path)) == 2
+
+
+def test_a_fit_that_fails_is_a_row_without_scores(parts, tmp_path, log):
+    grid = {"objectives": ["telepathy", "mmvm"], "betas": [1.0], "seeds": [0]}
+    with pytest.warns(UserWarning, match="1 of 2 runs could not be fitted"):
+        table = run(parts, tmp_path, **grid)
+    assert "Got 'telepathy' instead" in table["error"][0]
+    assert table["error"][1] is None
+    assert table["loss"].isna().tolist() == [True, False]
+    kept = files(tmp_path)
+    with pytest.warns(UserWarning, match="1 of 2 runs could not be fitted"):
+        pd.testing.assert_frame_equal(run(parts, tmp_path, **grid), table)
+    assert files(tmp_path) == kept
+    with pytest.raises(ValueError, match="no run could be fitted"):
+        run(parts, tmp_path, objectives=["telepathy"], betas=[1.0], seeds=[0])
 
 
 def test_objectives_may_have_arguments_and_labels(parts, tmp_path, log):

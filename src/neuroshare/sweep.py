@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,14 +98,14 @@ def sweep(
     -------
     DataFrame
         One row per run, by objective, beta and seed: ``objective``, ``beta``, ``seed``, the other
-        settings, the scores and ``run``, its id. Durations differ from sweep to sweep and are only
-        in the files.
+        settings, the scores, ``error``, why it could not be fitted (its scores are then NaN), and
+        ``run``, its id. Durations differ from sweep to sweep and are only in the files.
 
     Raises
     ------
     ValueError
-        If there is nothing to run, or a file of `out` is damaged. What a run raises is raised
-        when all others have ended.
+        If there is nothing to run, no run could be fitted, or a file of `out` is damaged. What
+        else goes wrong in a run is raised when all others have ended.
 
     Notes
     -----
@@ -168,7 +169,8 @@ def sweep(
             "The same call repeats only those that failed."
         )
         raise failures[0]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    last: list[dict[str, Any]] = []
     for (label, beta, seed), run in runs.items():
         record = run.read()
         settings = {
@@ -182,8 +184,18 @@ def sweep(
         }
         own = {"objective": label, "beta": beta, "seed": seed}
         rows.append(own | {k: v for k, v in settings.items() if k not in own} | scores)
-        rows[-1]["run"] = run.id
-    return pd.DataFrame(rows)
+        last.append({"error": record["error"], "run": run.id})
+    errors = [row["error"] for row in last if row["error"]]
+    if len(errors) == len(last):
+        raise ValueError(f"no run could be fitted. The first said: {errors[0]}")
+    if errors:
+        warnings.warn(
+            f"{len(errors)} of {len(last)} runs could not be fitted and have no scores; the column "
+            f"'error' says why. The first: {errors[0]}",
+            stacklevel=2,
+        )
+    # Side by side, for a run that could not be fitted has no scores to tell their columns.
+    return pd.concat([pd.DataFrame(rows), pd.DataFrame(last)], axis=1)
 
 
 def score_run(
@@ -341,15 +353,22 @@ class _Run:
             if self.path.exists():
                 return
             began = time.perf_counter()
-            model = SharedLatentModel(**self.params).fit(train)
-            if model.history_.attrs.get("interrupted"):
-                raise KeyboardInterrupt
-            scores = {name: float(value) for name, value in score(model, train, test).items()}
+            scores, error = {}, None
+            try:
+                model = SharedLatentModel(**self.params).fit(train)
+            except ValueError as refusal:
+                # That a fit diverges is a result as well, and repeating it would not change it.
+                error = str(refusal)
+            else:
+                if model.history_.attrs.get("interrupted"):
+                    raise KeyboardInterrupt
+                scores = {name: float(value) for name, value in score(model, train, test).items()}
             record = {
                 "run": self.id,
                 "settings": self.settings,
                 **self.fixed,
                 "scores": {k: v if np.isfinite(v) else None for k, v in scores.items()},
+                "error": error,
                 "seconds": round(time.perf_counter() - began, 3),
                 "versions": {name: version(name) for name in ("torch", "numpy", "scikit-learn")},
             }
