@@ -159,8 +159,12 @@ def fit(
         typer.Option(help="Share of training trials that choose the best epoch; default 0, none."),
     ] = None,
     permutations: Annotated[
-        int | None, typer.Option(help="Permutations for p-values; default 0, no test.")
+        int | None, typer.Option(help="Permutations for p-values; default 499.")
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="Score separation only: no baselines, imputation, residuals."),
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of everything; default 0.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run in --out.")] = False,
     quiet: Quiet = False,
@@ -175,7 +179,7 @@ def fit(
         "by": by, "align": align, "span": span, "bin_size": bin_size, "width": width, "step": step,
         "trials": trials, "conditions": condition or None, "min_trials": min_trials,
         "test_fraction": test_fraction, "validation_fraction": validation_fraction,
-        "permutations": permutations, "seed": seed,
+        "permutations": permutations, "quick": quick or None, "seed": seed,
     }  # fmt: skip
     model = {
         "objective": objective, "likelihood": likelihood, "latent_dim": latent_dim,

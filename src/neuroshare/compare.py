@@ -145,7 +145,13 @@ def score_models(
     seed: int = 0,
 ) -> dict[str, Scored]:
     """Score every model as `compare` does: name -> all scores."""
-    everything = {**(BASELINES if baselines else {}), **(models or {}), **(fitted or {})}
+    # No wider than the subject of fewest units.
+    fewest = min(len(ids) for ids in train.units.values())
+    linear = {
+        name: clone(model).set_params(latent_dim=min(model.latent_dim, fewest))
+        for name, model in (BASELINES.items() if baselines else ())
+    }
+    everything = {**linear, **(models or {}), **(fitted or {})}
     if not everything:
         raise ValueError("nothing to compare: give models, or leave the baselines in.")
     settings: dict[str, Any] = {
@@ -157,8 +163,8 @@ def score_models(
     if baselines:
         scored[RAW] = Scored(_raw(train, test, **settings))
     for name, model in everything.items():
-        if tuned and baselines and model is BASELINES.get(name):
-            model = _tuned(model, train, seed)
+        if tuned and model is linear.get(name):
+            model = _tuned(linear[name], train, seed)
         ready = model if name in (fitted or {}) else clone(model).fit(train)
         scored[name] = Scored(
             separation(ready.transform(train), ready.transform(test), by=test.by, **settings),

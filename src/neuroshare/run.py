@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +14,14 @@ import pandas as pd
 import xarray as xr
 
 from neuroshare import __version__
+from neuroshare.analysis.residuals import departure, residuals
 from neuroshare.analysis.separation import separation
+from neuroshare.compare import Scored, score_models, tabulate
 from neuroshare.model import SharedLatentModel
 from neuroshare.recordings.binning import bin_spikes
 from neuroshare.recordings.nwb import read_nwb, write_nwb
 from neuroshare.recordings.pairing import PairedWindows, pair_subjects
+from neuroshare.recordings.session import Session
 from neuroshare.recordings.simulate import simulate_sessions
 from neuroshare.report import replacing, write_report
 
@@ -29,7 +33,8 @@ Tell = Callable[[str], None]
 # holds a finished run, and one with a checkpoint only an interrupted one.
 SETTINGS, CHECKPOINT, SCORES, REPORT = "run.toml", "checkpoint", "scores.json", "report.html"
 OUTPUTS = (
-    SETTINGS, CHECKPOINT, "model", "latents.nc", "history.nc", "separation.nc", SCORES, REPORT,
+    SETTINGS, CHECKPOINT, "model", "latents.nc", "history.nc", "separation.nc", "imputation.nc",
+    "residuals.nc", "departure.nc", "control.nc", "baselines.nc", "comparison.json", SCORES, REPORT,
 )  # fmt: skip
 
 
@@ -60,7 +65,12 @@ class RunConfig:
     validation_fraction : float
         Share of the training trials on which the best epoch is chosen; none by default.
     permutations : int
-        Permutations of the test of the scores; none by default.
+        Permutations of the tests of accuracies and of information in residuals; they need no fit.
+    bootstraps : int
+        Bootstrap samples of the intervals.
+    quick : bool
+        Score only how well the fitted latents separate conditions: no baselines, imputation,
+        residuals or control.
     seed : int
         Seeds pairing, split, fit and permutations.
     model : mapping
@@ -79,7 +89,9 @@ class RunConfig:
     min_trials: int = 20
     test_fraction: float = 0.25
     validation_fraction: float = 0.0
-    permutations: int = 0
+    permutations: int = 499
+    bootstraps: int = 500
+    quick: bool = False
     seed: int = 0
     model: Mapping[str, Any] = field(default_factory=dict)
 
@@ -125,6 +137,10 @@ class RunResult:
     """Dims (subject, window, latent), with ``part`` ("train" or "test") along window."""
     scores: xr.Dataset
     left_out: list[str]
+    battery: "Battery | None" = None
+    """Baselines, imputation, residuals; None for a quick run."""
+    control: xr.Dataset | None = None
+    """Separation before the event; None for a quick run and where there are no spikes."""
 
     @property
     def report(self) -> Path:
@@ -143,11 +159,33 @@ class RunResult:
             index=[str(name) for name in scores["subject"].to_numpy()],
         )
         table.loc["mean"] = table.mean()
-        return (
-            f"{table.to_string(float_format='{:.2f}'.format)}\n"
+        lines = [table.to_string(float_format="{:.2f}".format)]
+        if self.battery is not None:
+            lines += ["", *_comparison_lines(self.battery.comparison)]
+        lines.append(
             f"Balanced accuracy of {self.config.by} per held-out trial; "
             f"chance {float(scores['chance']):.2f}."
         )
+        return "\n".join(lines)
+
+
+def _comparison_lines(comparison: pd.DataFrame) -> list[str]:
+    """Own and cross accuracy of every model with interval and p."""
+    at = comparison[comparison["level"] == "trial"]
+    cells = {}
+    for row in at.itertuples():
+        text = f"{row.value:.2f}"
+        if np.isfinite(row.low):
+            text += f" [{row.low:.2f}, {row.high:.2f}]"
+        if np.isfinite(row.p):
+            text += f" p={row.p:.3f}"
+        cells[row.model, row.score] = text
+    models = list(dict.fromkeys(at["model"]))
+    table = pd.DataFrame(
+        {kind: [cells.get((model, kind), "") for model in models] for kind in ("own", "cross")},
+        index=models,
+    )
+    return list(table.to_string().splitlines())
 
 
 def run_fit(
@@ -166,8 +204,11 @@ def run_fit(
         What to do.
     out : path-like
         Folder of the run: ``latents.nc``, ``scores.json``, ``separation.nc``, ``history.nc``,
-        ``model/``, ``run.toml`` and ``report.html``. An interrupted run with the same settings
-        is continued from its checkpoint.
+        ``model/``, ``run.toml`` and ``report.html``; unless the run is quick also
+        ``comparison.json`` and ``baselines.nc`` (the linear alignments and raw counts on the same
+        split), ``imputation.nc``, ``residuals.nc``, ``departure.nc`` and, where there are spikes
+        before the event, ``control.nc``. An interrupted run with the same settings is continued
+        from its checkpoint.
     overwrite : bool
         Replace another run in `out`.
     progress : bool
@@ -191,7 +232,8 @@ def run_fit(
         If the fit was interrupted; the same call continues it.
     """
     out = Path(out)
-    counts, left_out = _keep_common_conditions(_read_counts(config), config)
+    counts, before = _read_counts_and_before(config)
+    counts, left_out = _keep_common_conditions(counts, config)
     paired = pair_subjects(
         counts, by=config.by, width=config.width, step=config.step, seed=config.seed
     )
@@ -208,18 +250,19 @@ def run_fit(
         raise KeyboardInterrupt
 
     parts = {"train": model.transform(train), "test": model.transform(test)}
-    scores = separation(
-        parts["train"],
-        parts["test"],
-        by=config.by,
-        n_permutations=config.permutations,
-        seed=config.seed,
-    )
+    tests = {"n_permutations": config.permutations, "n_bootstraps": config.bootstraps}
+    found, control = None, None
+    if config.quick:
+        scores = separation(parts["train"], parts["test"], by=config.by, seed=config.seed, **tests)
+    else:
+        found = _battery(model, train, test, parts["test"], config)
+        scores = found.scored[found.name].separation
+        control = _control(model, train, test, before, config)
     latents = xr.concat(
         [z.assign_coords(part=("window", [part] * z.sizes["window"])) for part, z in parts.items()],
         dim="window",
     ).rename("latents")
-    result = RunResult(out, config, model, train, test, latents, scores, left_out)
+    result = RunResult(out, config, model, train, test, latents, scores, left_out, found, control)
     _write(result)
     return result
 
@@ -258,7 +301,18 @@ def run_demo(
 
 def _read_counts(config: RunConfig) -> dict[str, xr.DataArray]:
     """Counts (trial, unit, time) by subject, in the order of the files."""
+    return _read_counts_and_before(config)[0]
+
+
+def _read_counts_and_before(
+    config: RunConfig,
+) -> tuple[dict[str, xr.DataArray], dict[str, xr.DataArray] | None]:
+    """Counts by subject, and those of the stretch of the same length before the event.
+
+    None for the latter, if any subject has no spikes there.
+    """
     counts: dict[str, xr.DataArray] = {}
+    before: dict[str, xr.DataArray] | None = {}
     files: dict[str, str] = {}
     for file in config.files:
         session = read_nwb(file, trials=config.trials)
@@ -277,7 +331,23 @@ def _read_counts(config: RunConfig) -> dict[str, xr.DataArray]:
                 f"{file}: no trial column {config.by!r} to pair by. "
                 f"Found: {', '.join(map(str, session.trials.columns))}."
             )
-    return counts
+        earlier = _before(session, counts[name], config)
+        before = None if before is None or earlier is None else {**before, name: earlier}
+    return counts, before
+
+
+def _before(session: Session, counts: xr.DataArray, config: RunConfig) -> xr.DataArray | None:
+    """Counts of the stretch that ends at the event, or where an earlier span begins."""
+    begin, end = config.span
+    stop = min(0.0, begin)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same trials were left out, and told, above
+        span = (round(stop - (end - begin), 9), stop)
+        earlier = bin_spikes(session, config.align, span, config.bin_size)
+    # Recordings cut to trials have silence here, or in part of it, which is no control.
+    n = round(config.width / config.bin_size)
+    pieces = [earlier[..., k : k + n].mean() for k in range(0, earlier.sizes["time"] - n + 1, n)]
+    return earlier if min(map(float, pieces), default=0.0) > 0.1 * float(counts.mean()) else None
 
 
 def _keep_common_conditions(
@@ -320,6 +390,73 @@ def _keep_common_conditions(
     return common, left_out
 
 
+@dataclass(frozen=True)
+class Battery:
+    """Everything that is scored beside the separation of the fitted latents."""
+
+    name: str
+    """Of the fitted model among those compared."""
+    scored: Mapping[str, Scored]
+    comparison: pd.DataFrame
+    residuals: xr.Dataset | None
+    departure: xr.Dataset | None
+
+    @property
+    def imputation(self) -> xr.Dataset | None:
+        """Imputation scores of the fitted model."""
+        return self.scored[self.name].imputation
+
+
+def _battery(
+    model: SharedLatentModel,
+    train: PairedWindows,
+    test: PairedWindows,
+    latents: xr.DataArray,
+    config: RunConfig,
+) -> Battery:
+    """Score the fitted model and the baselines; imputation and residuals on thinned windows."""
+    several = len(test.subjects) > 1
+    name = model.objective if isinstance(model.objective, str) else type(model.objective).__name__
+    settings: dict[str, Any] = {
+        "n_permutations": config.permutations,
+        "n_bootstraps": config.bootstraps,
+        "seed": config.seed,
+    }
+    scored = score_models(
+        train, test, fitted={name: model}, baselines=several, imputation=several, **settings
+    )
+    scored = {name: scored.pop(name), **scored}
+    left, who = None, None
+    if several:
+        left = residuals(model, test.thinned(), train.thinned(), n_repairs=4, n_folds=2, **settings)
+        who = departure(latents, config.by, config.seed)
+    return Battery(name, scored, tabulate(scored, against=name), left, who)
+
+
+def _control(
+    model: SharedLatentModel,
+    train: PairedWindows,
+    test: PairedWindows,
+    before: Mapping[str, xr.DataArray] | None,
+    config: RunConfig,
+) -> xr.Dataset | None:
+    """Separation by the latents of the stretch before the event, at chance if all is well."""
+    if before is None:
+        return None
+    counts = {
+        name: before[name].sel(trial=array["trial"].values) for name, array in train.counts.items()
+    }
+    parts = [dataclasses.replace(part, counts=counts) for part in (train, test)]
+    return separation(
+        model.transform(parts[0]),
+        model.transform(parts[1]),
+        by=config.by,
+        n_permutations=config.permutations,
+        n_bootstraps=config.bootstraps,
+        seed=config.seed,
+    )
+
+
 def _claim(out: Path, config: RunConfig, overwrite: bool) -> None:
     """Make `out` the folder of this run, unless it is that of another."""
     if overwrite:
@@ -357,12 +494,26 @@ def _remove(path: Path) -> None:
 def _write(result: RunResult) -> None:
     out = result.out
     result.model.save(out / "model")
-    tables = {
+    tables: dict[str, xr.DataArray | xr.Dataset | None] = {
         "latents.nc": result.latents,
         "history.nc": result.model.history_,
         "separation.nc": result.scores,
     }
+    battery = result.battery
+    if battery is not None:
+        tables |= {
+            "imputation.nc": battery.imputation,
+            "residuals.nc": battery.residuals,
+            "departure.nc": battery.departure,
+            "control.nc": result.control,
+            "baselines.nc": _matrices(battery),
+        }
+        with replacing(out / "comparison.json") as part:
+            rows = json.loads(battery.comparison.to_json(orient="records", double_precision=6))
+            part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     for name, data in tables.items():
+        if data is None:
+            continue
         with replacing(out / name) as part:
             data.to_netcdf(part, engine="h5netcdf")
     with replacing(out / SCORES) as part:
@@ -397,7 +548,101 @@ def _summary(result: RunResult) -> dict[str, Any]:
             for name in train.subjects
         },
         "left_out": result.left_out,
+        **_summary_of_battery(result),
     }
+
+
+def _matrices(battery: Battery) -> xr.Dataset:
+    """Scores by subject of every model, with dim model."""
+    names = ("own", "own_interval", "p_own", "cross", "cross_interval", "p_cross")
+    parts = []
+    for scored in battery.scored.values():
+        part = scored.separation[[name for name in names if name in scored.separation]]
+        if scored.imputation is not None:
+            imputed = scored.imputation
+            more = ("bits_per_spike", "above_psth", "coherence")
+            keep = [n for m in more for n in (m, f"{m}_interval") if n in imputed]
+            # Its sources include all others together.
+            part = part.merge(imputed[keep].rename(source="sources"), compat="override")
+        parts.append(part.drop_attrs())
+    models = pd.Index(list(battery.scored), name="model")
+    return xr.concat(parts, dim=models, data_vars="all", join="outer", coords="minimal")
+
+
+def _summary_of_battery(result: RunResult) -> dict[str, Any]:
+    """What is scored beside the separation; None for what was not."""
+    battery, control = result.battery, result.control
+    summary: dict[str, Any] = dict.fromkeys(
+        ("model", "comparison", "imputation", "residuals", "departure", "control")
+    )
+    if battery is None:
+        return summary
+    summary["model"] = battery.name
+    summary["comparison"] = {}
+    for row in battery.comparison.to_dict("records"):
+        label = f"{row['score']}, per {row['level']}" if row["level"] else row["score"]
+        values = {k: _plain(row[k]) for k in row if k not in ("model", "score", "level")}
+        summary["comparison"].setdefault(row["model"], {})[label] = values
+    imputed, left, who = battery.imputation, battery.residuals, battery.departure
+    if imputed is not None and left is not None and who is not None:
+        # The PSTH needs no latents: it is a row of its own.
+        psth = imputed["bits_per_spike_psth"]
+        summary["imputation"] = {
+            "bits_per_spike": _nested(imputed["bits_per_spike"]),
+            "bits_per_spike_psth": {
+                str(k): _number(psth.sel(target=k)) for k in psth["target"].values
+            },
+            "above_psth": _nested(imputed["above_psth"]),
+            "coherence": _nested(imputed["coherence"]),
+        }
+        at = left.sel(level="trial")
+        summary["residuals"] = {
+            str(name): {
+                **{
+                    str(part): _number(left["share"].sel(subject=name, part=part))
+                    for part in left["part"].values
+                },
+                **{
+                    key: _number(at[key].sel(subject=name))
+                    for key in (
+                        "information_activity",
+                        "information_residual",
+                        "p_information_residual",
+                    )
+                    if key in at
+                },
+            }
+            for name in left["subject"].values
+        }
+        summary["departure"] = {
+            str(name): {
+                key: _number(who[key].sel(subject=name).mean("time"))
+                for key in ("divergence", "within")
+            }
+            for name in who["subject"].values
+        }
+    if control is not None:
+        summary["control"] = {
+            str(level): _summary_of_level(control.sel(level=level))
+            for level in control["level"].values
+        }
+    return summary
+
+
+def _nested(matrix: xr.DataArray) -> dict[str, dict[str, float | None]]:
+    """Source -> target -> value, without the subjects' own."""
+    return {
+        str(a): {
+            str(b): _number(matrix.sel(source=a, target=b))
+            for b in matrix["target"].values
+            if str(a) != str(b)
+        }
+        for a in matrix["source"].values
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and np.isnan(value) else value
 
 
 def _summary_of_level(scores: xr.Dataset) -> dict[str, Any]:
@@ -410,6 +655,11 @@ def _summary_of_level(scores: xr.Dataset) -> dict[str, Any]:
         for score in ("mean", "p_mean", "p_sign_flip")
         for kind in ("own", "cross")
     }
+    for kind in ("own", "cross"):
+        bounds = scores.get(f"mean_{kind}_interval")
+        found[f"mean_{kind}_interval"] = (
+            None if bounds is None else [_number(bound) for bound in bounds]
+        )
     for name in ("own", "p_own"):
         if name in scores:
             found[name] = {s: _number(scores[name].sel(subject=s)) for s in subjects}

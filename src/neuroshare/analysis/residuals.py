@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import logsumexp
+from scipy.special import log_softmax, logsumexp
 
 from neuroshare.analysis.imputation import Imputer, TargetWindows, unit_coords
 from neuroshare.analysis.inference import bootstrap, interval, p_value
@@ -19,6 +19,7 @@ from neuroshare.analysis.separation import (
     balanced_accuracy,
     classifier,
     log_probabilities,
+    logits,
     tally,
 )
 
@@ -465,21 +466,26 @@ def _information(
     def learned(windows: Windows) -> Any:
         return classifier(C=1e-3).fit(windows.z, windows.condition)
 
-    def score(known: Any, windows: Windows) -> Array:
+    def score(known: Any, windows: Windows, log_p: Array) -> Array:
         truth = windows.trial_condition[:, None] == known.classes_
-        votes = tally(log_probabilities(known, windows.z), windows)[:, None]
+        votes = tally(log_p, windows)[:, None]
         return np.asarray(balanced_accuracy(truth[None], votes)[0, :, 0])
 
     by_activity = learned(seen.activity())
     by_residual = learned(seen.residual(n_partners, rng))
+    activity = held.activity()
+    # The classifier is affine up to its softmax: once through it, the null costs next to nothing.
+    held = held.through(lambda z: logits(by_residual, z))
+
+    def once(meeting: _Meeting) -> Array:
+        windows = meeting.residual(n_partners, rng)
+        return score(by_residual, windows, log_softmax(windows.z, axis=1))
+
     found = {
-        "activity": score(by_activity, held.activity()),
-        "residual": score(by_residual, held.residual(n_partners, rng)),
+        "activity": score(by_activity, activity, log_probabilities(by_activity, activity.z)),
+        "residual": once(held),
     }
-    null = [
-        score(by_residual, held.permuted(rng).residual(n_partners, rng))
-        for _ in range(n_permutations)
-    ]
+    null = [once(held.permuted(rng)) for _ in range(n_permutations)]
     if n_permutations:
         found["null"] = np.stack(null)
     return found, 1 / len(by_residual.classes_)
@@ -492,6 +498,7 @@ class _Meeting:
     own: TargetWindows  # every trial and time once
     y: Array  # (window, unit)
     expected: Array  # (set, start, unit)
+    nothing: Array  # (unit,), expected without a partner
     labels: NDArray[Any]  # (trial,) of `own`
     set_labels: NDArray[Any]  # (set,)
     pattern: NDArray[np.int64]  # (set,) which of the others take part
@@ -504,13 +511,27 @@ class _Meeting:
         others = replace(others, surplus="drop")
         expected = model.impute(others, target=name).values.sum(axis=2)
         present = others.table >= 0
+        y = own.sums()
         return cls(
             own=own,
-            y=own.sums(),
+            y=y,
+            nothing=y.mean(axis=0),
             expected=expected.reshape(len(present), len(others.starts), -1),
             labels=own.trial_condition,
             set_labels=others.coords()[others.by][1][:: len(others.starts)],
             pattern=np.unique(present, axis=0, return_inverse=True)[1].ravel(),
+        )
+
+    def through(self, affine: Callable[[Array], Array]) -> _Meeting:
+        """Everything mapped, so that residuals of the result are the mapped residuals."""
+        n = self.expected.shape[-1]
+        offset = affine(np.zeros((1, n)))
+        expected = affine(self.expected.reshape(-1, n)) - offset
+        return replace(
+            self,
+            y=affine(self.y),
+            expected=expected.reshape(*self.expected.shape[:-1], -1),
+            nothing=(affine(self.nothing[None]) - offset)[0],
         )
 
     def activity(self) -> Windows:
@@ -523,8 +544,7 @@ class _Meeting:
     def residual(self, n_partners: int, rng: np.random.Generator) -> Windows:
         """Counts minus what is expected from sets of the same condition."""
         predicted = np.empty((len(self.labels), *self.expected.shape[1:]))
-        # Without a partner nothing is predicted but the mean.
-        predicted[:] = self.y.mean(axis=0)
+        predicted[:] = self.nothing
         for label in np.unique(self.labels):
             sets = np.flatnonzero(self.set_labels == label)
             trials = np.flatnonzero(self.labels == label)
