@@ -267,7 +267,7 @@ def test_a_subject_may_have_its_own_settings(parts):
 
 
 def test_hidden_input_is_as_wide_as_each_input(parts):
-    fitted = small(hidden="input", epochs=1).fit(parts[0])
+    fitted = small(hidden="input", inputs="raw", epochs=1).fit(parts[0])
     for name, encoder in zip(UNITS, fitted._vae.encoders, strict=True):
         assert encoder.body[0].weight.shape == (UNITS[name] * 5, UNITS[name] * 5)
 
@@ -471,7 +471,7 @@ def test_fitting_leaves_the_data_alone(parts):
 @pytest.mark.parametrize("method", ["mcca", "procrustes", "srm"])
 @pytest.mark.parametrize("subjects", [None, ["stella", "mitt", "barat"]])
 def test_fitting_starts_at_the_aligned_linear_map(parts, method, subjects):
-    start = small(init=method, epochs=0, subjects=subjects).fit(parts[0])
+    start = small(init=method, inputs="standard", epochs=0, subjects=subjects).fit(parts[0])
     ordered = parts[0].select(start.subjects_)
     aligned = ns.LinearAlignment(method=method, latent_dim=3, seed=0).fit(ordered)
     alone = parts[1].select(["mitt"])
@@ -861,3 +861,26 @@ def test_subjects_that_share_nothing_have_no_shared_code(strong):
     )
     assert own > 0.4
     assert cross < 0.25 + 0.2
+
+
+# ---------------------------------------------------------------------------- the start
+
+
+def test_encoders_start_at_a_pooled_aligned_map_and_its_readout(parts):
+    start = small(init="mcca", inputs="pooled", epochs=0).fit(parts[0])
+    for name, encoder, decoder in zip(
+        start.subjects_, start._vae.encoders, start._vae.decoders, strict=True
+    ):
+        sums = np.sqrt(parts[1][name].sum("lag").values)
+        x = (sums - encoder.input_loc.numpy()) / encoder.input_scale.numpy()
+        latents = start.transform(parts[1]).sel(subject=name).values
+        expected = x @ encoder.skip.weight.detach().numpy().T
+        np.testing.assert_allclose(latents, expected, atol=1e-4)
+        assert decoder.output.out_features == len(start.units_[name])
+    imputed = start.impute(parts[1], "mitt")
+    assert (imputed.values == imputed.values[..., :1]).all()  # constant within a window
+
+
+def test_the_recipe_belongs_to_the_name_and_the_object_is_the_paper():
+    assert ns.SharedLatentModel()._objective().cross > 0
+    assert ns.SharedLatentModel(objective=MMVM())._objective().cross == 0

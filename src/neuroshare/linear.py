@@ -198,7 +198,7 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
         else:
             covariance = _covariances(scores, meetings)
             if self.method == "mcca":
-                maps = _mcca(covariance, self.latent_dim, self.ridge)
+                maps = mcca(covariance, self.latent_dim, self.ridge)
             else:
                 maps = _srm(covariance, self.latent_dim)
 
@@ -563,7 +563,7 @@ def _blocks(covariance: dict[tuple[str, str], Array]) -> tuple[list[str], Array,
     return names, full, list(ends[:-1])
 
 
-def _mcca(covariance: dict[tuple[str, str], Array], k: int, ridge: float) -> dict[str, Array]:
+def mcca(covariance: dict[tuple[str, str], Array], k: int, ridge: float) -> dict[str, Array]:
     """Directions of largest summed covariance between subjects, per regularised own variance."""
     names, full, cuts = _blocks(covariance)
     within = np.zeros_like(full)

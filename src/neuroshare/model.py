@@ -31,17 +31,21 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 
 from neuroshare.linear import LinearAlignment
 from neuroshare.recordings.pairing import PairedWindows, are_counts
+from neuroshare.start import Start, linear_starts, window_sums
 from neuroshare.vae import train as training
 from neuroshare.vae.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.networks import Decoder, Encoder
-from neuroshare.vae.objectives import OBJECTIVES, Objective, make_objective
+from neuroshare.vae.objectives import MMVM, OBJECTIVES, Objective, make_objective
 from neuroshare.vae.schedule import Schedule
 
 Hidden = Sequence[int] | Literal["input"]
 Init = Literal["mcca", "procrustes", "srm", "random"]
 
 _FORMAT = 1
+
+MMVM_RECIPE = {"cross": 0.8, "agreement": 0.4}
+"""What ``objective="mmvm"`` adds to the rule of the paper, which is ``objective=MMVM()``."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         Names to select and order, or a mapping from name to `Subject` settings; None takes every
         subject of the data.
     objective
-        How subjects share: ``"mmvm"``, ``"independent"``, ``"avg"``, ``"poe"``, ``"moe"``,
+        How subjects share: ``"mmvm"`` (with this package's `MMVM_RECIPE`; an `MMVM()` object is the
+        paper's rule and nothing else), ``"independent"``, ``"avg"``, ``"poe"``, ``"moe"``,
         ``"mopoe"``, ``"mmvae_plus"``, ``"autoencoder"``, or an `Objective` of your own.
     likelihood
         Observation model: ``"poisson"`` (counts), ``"negative_binomial"``, ``"gaussian"``, ... or a
@@ -79,8 +84,11 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         Where encoders start: at an aligned linear map, ``"mcca"``, ``"procrustes"`` or ``"srm"``
         (see `LinearAlignment`), with the nonlinear branch at zero, or at ``"random"`` (the paper).
     inputs
-        What the encoders see: ``"standard"``: square roots of counts (other activity as it is),
-        standardised by training statistics; ``"raw"``: the activity itself (the paper).
+        What the encoders see: ``"pooled"``: the square root of each unit's count in the window
+        (of other activity the sum), standardised by training statistics and weighed by how much of
+        it other subjects share; decoders then move all lags of a unit together. ``"standard"``:
+        every lag by itself, square roots of counts, standardised; ``"raw"``: the activity itself
+        (the paper).
     dropout
         Share of units hidden from the encoders at every training step.
     patience
@@ -112,7 +120,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
     >>> train, test = ns.pair_subjects(counts, by="odor").split()
     >>> model = ns.SharedLatentModel(epochs=1, progress=False).fit(train)
     >>> model.transform(test).sizes["latent"]
-    8
+    4
     """
 
     def __init__(
@@ -120,16 +128,16 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         subjects: Sequence[str] | Mapping[str, Subject] | None = None,
         objective: str | Objective = "mmvm",
         likelihood: str | Likelihood = "poisson",
-        latent_dim: int = 8,
-        hidden: Hidden = (256, 256),
+        latent_dim: int = 4,
+        hidden: Hidden = (64,),
         beta: float | Schedule = 1.0,
-        epochs: int = 10,
-        batch_size: int = 128,
-        lr: float = 3e-4,
+        epochs: int = 8,
+        batch_size: int = 1024,
+        lr: float = 2e-4,
         weight_decay: float = 0.0,
         init: Init = "mcca",
-        inputs: Literal["standard", "raw"] = "standard",
-        dropout: float = 0.5,
+        inputs: Literal["pooled", "standard", "raw"] = "pooled",
+        dropout: float = 0.3,
         patience: int | None = None,
         device: str = "auto",
         seed: int = 0,
@@ -261,12 +269,17 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return torch.device(self.device)
 
+    def _objective(self) -> Objective:
+        if self.objective == "mmvm":
+            return MMVM(**MMVM_RECIPE)  # type: ignore[arg-type]
+        return make_objective(self.objective)
+
     def _skeleton(
         self, units: Mapping[str, NDArray[Any]], width: int, *, linear: bool
     ) -> MultimodalVAE:
         """Networks of the right shapes, for subject name -> units."""
         given = self.subjects if isinstance(self.subjects, Mapping) else {}
-        objective = copy.deepcopy(make_objective(self.objective))
+        objective = copy.deepcopy(self._objective())
         n_latents = self.latent_dim + objective.private_dim
         objective.build(len(units), n_latents)
         encoders, decoders, likelihoods = [], [], []
@@ -276,7 +289,8 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             hidden = setting.hidden or self.hidden
             n_inputs = len(ids) * width
             widths = (n_inputs, n_inputs) if hidden == "input" else tuple(map(int, hidden))
-            standard = self.inputs == "standard"
+            standard = self.inputs != "raw"
+            pooled = self.inputs == "pooled"
             encoders.append(
                 Encoder(
                     n_inputs,
@@ -288,14 +302,34 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                     n_units=len(ids),
                     bottleneck=hidden == "input",
                     linear=linear,
+                    pool="lags" if pooled else "none",
                 )
             )
-            decoders.append(Decoder(n_latents, n_inputs, widths[::-1], linear=linear))
+            decoders.append(
+                Decoder(
+                    n_latents,
+                    n_inputs,
+                    widths[::-1],
+                    linear=linear,
+                    n_units=len(ids) if pooled else None,
+                )
+            )
             likelihoods.append(likelihood.sized(n_inputs))
         return MultimodalVAE(encoders, decoders, likelihoods, objective)
 
     def _start(self, vae: MultimodalVAE, train: PairedWindows, linear: bool) -> None:
         """Begin where the training data say: standard inputs, mean rates, an aligned linear map."""
+        if linear and self.init != "random" and self.inputs == "pooled":
+            counted = {
+                name: cast(Likelihood, likelihood).counts
+                for name, likelihood in zip(train.subjects, vae.likelihoods, strict=True)
+            }
+            starts = linear_starts(
+                train, self.latent_dim, counted, method=self.init, seed=self.seed
+            )
+            for modality, name in enumerate(train.subjects):
+                _start_at(vae, modality, train, name, starts[name])
+            return
         aligned = None
         if linear and self.init != "random":
             roots = {
@@ -662,10 +696,15 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         if not len(used):
             raise ValueError(f"no trial of the new subject {name!r} is paired with a fitted one.")
         target = (total[used] / met[used, None, None]).reshape(-1, self.latent_dim)
-        windows = np.lib.stride_tricks.sliding_window_view(
-            np.sqrt(train.counts[name].values[used].astype(float)), train.width, axis=2
-        )[:, :, train.starts]
-        features = windows.sum(-1).swapaxes(1, 2).reshape(len(target), -1)
+        pooled = self.inputs == "pooled"
+        if pooled:
+            windows = np.sqrt(window_sums(train, name, used))
+        else:
+            windows = np.lib.stride_tricks.sliding_window_view(
+                np.sqrt(train.counts[name].values[used].astype(float)), train.width, axis=2
+            )[:, :, train.starts]
+            windows = windows.sum(-1).swapaxes(1, 2)
+        features = windows.reshape(len(target), -1)
         loc, scale = features.mean(0), features.std(0)
         scale = np.sqrt(scale**2 + 0.05 * np.mean(scale**2) + 1e-12)
         trial = np.repeat(np.arange(len(used)), len(train.starts))
@@ -682,7 +721,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         shrunk = ridge.predict((features - loc) / scale).std(0)
         weights = ridge.coef_.T / scale[:, None] * (spread / np.maximum(shrunk, 1e-6))
         bias = target.mean(0) - loc @ weights
-        return np.tile(weights, (train.width, 1)), bias
+        return weights if pooled else np.tile(weights, (train.width, 1)), bias
 
     def _prior(self, device: torch.device) -> Distribution:
         """Prior of the shared latents, log_prob over the last dim."""
@@ -959,22 +998,30 @@ def _start_at(
     modality: int,
     train: PairedWindows,
     name: str,
-    start: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
+    start: tuple[NDArray[np.float64], NDArray[np.float64]] | Start | None,
 ) -> None:
     """Begin one subject's networks where the training data say.
 
     `start` is a linear map from (root) counts to the shared latents: weights (feature, latent) and
-    bias (latent,).
+    bias (latent,); or what `linear_start` found, which has a read-out too.
     """
     encoder = cast(Encoder, vae.encoders[modality])
     decoder = cast(Decoder, vae.decoders[modality])
     likelihood = cast(Likelihood, vae.likelihoods[modality])
-    mean, loc, scale = _statistics(train, name, root=encoder.transform == "sqrt")
+    mean, loc, scale = _statistics(
+        train, name, root=encoder.transform == "sqrt", pooled=encoder.pool == "lags"
+    )
+    if isinstance(start, Start):
+        loc, scale = _tensor(start.loc), _tensor(start.scale)
     if encoder.standardise:
         encoder.set_standard(loc, scale)
     if likelihood.counts:
         decoder.start_at(likelihood.link(mean))
-    if start is not None:
+    if isinstance(start, Start):
+        encoder.start_from(_tensor(start.weights), torch.zeros(start.weights.shape[1]), scale=0.3)
+        if likelihood.counts:
+            decoder.start_from(_tensor(start.readout))
+    elif start is not None:
         weights, bias = start
         if encoder.standardise:  # restate the map for standardised inputs
             bias = bias + loc.double().numpy() @ weights
@@ -1042,8 +1089,14 @@ def _trial_ids(paired: PairedWindows, name: str) -> list[Any]:
     return [_plain(t) for t in paired.counts[name]["trial"].values[paired.trials[name]]]
 
 
-def _statistics(train: PairedWindows, name: str, root: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean activity, and mean and deviation of the (root) activity, per feature (lag x unit)."""
+def _tensor(values: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _statistics(
+    train: PairedWindows, name: str, root: bool, pooled: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean activity per feature (lag x unit); mean and deviation of what the encoder sees."""
     train = train.thinned()
     values = train.counts[name].values[train.trials[name]]
     moments = []
@@ -1052,6 +1105,13 @@ def _statistics(train: PairedWindows, name: str, root: bool) -> tuple[Tensor, Te
         seen = np.sqrt(at_lag) if root else at_lag
         moments.append([at_lag.mean((0, 2)), seen.mean((0, 2)), seen.std((0, 2))])
     mean, loc, scale = np.stack(moments, axis=1).reshape(3, -1)
+    if pooled:
+        # Half a spike more, so that no unit is impossible.
+        mean = mean.reshape(train.width, -1).mean(0)
+        mean = np.tile(mean + (0.5 / values.size * values.shape[1] if root else 0.0), train.width)
+        total = window_sums(train, name, train.trials[name])
+        total = np.sqrt(total) if root else total
+        loc, scale = total.mean((0, 1)), total.std((0, 1))
     # Shrink towards the typical variance: a unit that fires once would become a huge outlier, and
     # a silent one divide by zero.
     scale = np.sqrt(scale**2 + 0.05 * np.mean(scale**2) + 1e-12)

@@ -91,8 +91,8 @@ class MultimodalVAE(nn.Module):
         q = self.encode(x)
         n_shared = q.loc.shape[-1] - self.objective.private_dim
         likelihood, decoder = self._likelihood(target), self.decoders[target]
-        components, weight = self.objective.posterior(q, observed)
-        z = components.loc.clone()
+        z, weight = self.objective.imputing(q, observed)
+        z = z.clone()
         z[..., n_shared:] = self.objective.private_mean(target)
         imputed = (weight.unsqueeze(-1) * likelihood.mean(decoder(z))).sum(0)
         itself = observed[target] & (observed.sum(0) == 1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 Transform = Literal["none", "sqrt"]
+Pool = Literal["none", "lags"]
 
 _SLOPE = 0.01
 
@@ -45,6 +46,10 @@ class Encoder(nn.Module):
         One more hidden layer as wide as the latents before the two heads (the paper's network).
     linear
         Add a linear map from the inputs to loc, `skip`. `start_from` initialises it.
+    pool
+        ``"lags"``: sum each unit's activity over the lags of the window before anything else, so
+        that the network has one input per unit. Fine timing inside a window of a tenth of a second
+        is mostly noise, and the square root of a summed count has a stable variance.
     """
 
     def __init__(
@@ -59,8 +64,14 @@ class Encoder(nn.Module):
         n_units: int | None = None,
         bottleneck: bool = False,
         linear: bool = False,
+        pool: Pool = "none",
     ) -> None:
         super().__init__()
+        self.n_units = n_units or n_inputs
+        self.pool = pool
+        self.n_inputs = n_inputs
+        if pool == "lags":
+            n_inputs = self.n_units
         widths = [n_inputs, *hidden, *([n_latents] if bottleneck else [])]
         self.body = _perceptron(widths)
         self.loc = nn.Linear(widths[-1], n_latents)
@@ -68,7 +79,6 @@ class Encoder(nn.Module):
         self.skip = nn.Linear(n_inputs, n_latents, bias=False) if linear else None
         self.transform = transform
         self.dropout = dropout
-        self.n_units = n_units or n_inputs
         self.standardise = standardise
         self.register_buffer("input_loc", torch.zeros(n_inputs))
         self.register_buffer("input_scale", torch.ones(n_inputs))
@@ -99,6 +109,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Loc and scale, (sample, latent) each, from x (sample, feature)."""
+        if self.pool == "lags":
+            x = x.unflatten(1, (-1, self.n_units)).sum(1)
         if self.transform == "sqrt":
             x = x.sqrt()
         if self.standardise:
@@ -124,28 +136,52 @@ class Decoder(nn.Module):
         Widths of the hidden layers, from the latents on.
     linear
         Add a linear map from the latents to the output, `skip`.
+    n_units
+        One output for all lags of a unit: expected activity is constant within a window, which
+        slides over the trial anyway. Features are ordered (lag, unit). By default every feature
+        has an output of its own.
     """
 
     def __init__(
-        self, n_latents: int, n_outputs: int, hidden: Sequence[int], *, linear: bool = False
+        self,
+        n_latents: int,
+        n_outputs: int,
+        hidden: Sequence[int],
+        *,
+        linear: bool = False,
+        n_units: int | None = None,
     ) -> None:
         super().__init__()
         widths = [n_latents, *hidden]
+        self.n_lags = 1 if n_units is None else n_outputs // n_units
         self.body = _perceptron(widths)
-        self.output = nn.Linear(widths[-1], n_outputs)
-        self.skip = nn.Linear(n_latents, n_outputs, bias=False) if linear else None
+        self.output = nn.Linear(widths[-1], n_outputs // self.n_lags)
+        self.skip = nn.Linear(n_latents, n_outputs // self.n_lags, bias=False) if linear else None
 
     @torch.no_grad()
     def start_at(self, output: Tensor) -> None:
         """Start near the constant `output` (feature,), such as the link of the mean counts."""
-        self.output.bias.copy_(output)
+        self.output.bias.copy_(output.unflatten(0, (self.n_lags, -1)).mean(0))
         self.output.weight.mul_(0.1)
         if self.skip is not None:
             self.skip.weight.mul_(0.1)
+
+    @torch.no_grad()
+    def start_from(self, weights: Tensor) -> None:
+        """Start at a linear map, weights (latent, unit), the nonlinear branch at zero.
+
+        Latents beyond the rows of `weights` keep their random start.
+        """
+        if self.skip is None:
+            raise ValueError("A decoder without a linear map cannot start from one.")
+        self.skip.weight[:, : len(weights)].copy_(weights.T)
+        self.output.weight.zero_()
 
     def forward(self, z: Tensor) -> Tensor:
         """Output (..., feature) from latents (..., latent)."""
         output: Tensor = self.output(self.body(z))
         if self.skip is not None:
             output = output + self.skip(z)
+        if self.n_lags > 1:
+            output = output.repeat(*(1,) * (output.dim() - 1), self.n_lags)
         return output

@@ -72,10 +72,26 @@ class Objective(nn.Module, ABC):
 
         Notes
         -----
-        By default the mixture of the observed experts. Imputation decodes every component and
-        averages; likelihood estimates draw from it.
+        By default the mixture of the observed experts. Likelihood estimates draw from it.
         """
         return q, weights(observed, q.loc.dtype)
+
+    def imputing(self, q: Normal, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes that are decoded to impute an absent modality, and their weights.
+
+        Returns
+        -------
+        z
+            (draw, sample, latent); what it decodes to is averaged over draws.
+        weight
+            (draw, sample), summing to one over draws.
+
+        Notes
+        -----
+        By default the means of the components of `posterior`.
+        """
+        components, weight = self.posterior(q, observed)
+        return components.loc, weight
 
     def private_mean(self, target: int) -> Tensor | float:
         """Where the private latents of a modality lie when it is imputed, (private latent,)."""

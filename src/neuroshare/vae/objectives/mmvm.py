@@ -44,6 +44,11 @@ class MMVM(Objective):
         is the paper): log p(x_m | z_m) becomes (1 - cross) log p(x_m | z_m) + cross
         log p(x_m | s_k, p_m = 0) with another modality k, drawn for every batch. It is what
         imputation does, and keeps in the shared code whatever one modality can tell of another.
+    agreement
+        Imputation from n modalities decodes their mean code, stretched by
+        sqrt(n / (1 + (n - 1) agreement)): codes that correlate by `agreement` between modalities
+        vary less in their mean, and decoders know codes of single ones (our extension). None is the
+        paper: the mixture of what each code decodes to.
 
     Notes
     -----
@@ -60,6 +65,7 @@ class MMVM(Objective):
         private_dim: int = 0,
         private_beta: float = 1.0,
         cross: float = 0.0,
+        agreement: float | None = None,
     ) -> None:
         super().__init__()
         if bound not in ("pairwise", "mixture"):
@@ -86,7 +92,12 @@ class MMVM(Objective):
         if not 0 <= cross <= 1:
             raise ValueError(f"The 'cross' parameter of mmvm must be in [0, 1]. Got {cross!r}.")
         self.private_beta = private_beta
+        if agreement is not None and not 0 <= agreement <= 1:
+            raise ValueError(
+                f"The 'agreement' parameter of mmvm must be in [0, 1] or None. Got {agreement!r}."
+            )
         self.cross = cross
+        self.agreement = agreement
         self.register_buffer("alpha", torch.tensor(value_at(prior_weight, 0)), persistent=False)
 
     alpha: Tensor
@@ -119,12 +130,18 @@ class MMVM(Objective):
         n_modalities = len(z)
         if self.cross == 0 or n_modalities == 1:
             return log_lik(z.unsqueeze(1)).squeeze(1)
-        shift = int(torch.randint(1, n_modalities, ()))
         s, p = z.split([z.shape[-1] - self.private_dim, self.private_dim], dim=-1)
-        other = torch.cat([s.roll(shift, dims=0), torch.zeros_like(p)], dim=-1)
+        other, found = s, torch.zeros_like(observed)
+        for shift in (1 + torch.randperm(n_modalities - 1)).tolist():
+            there = observed.roll(shift, dims=0) & ~found
+            other = torch.where(there.unsqueeze(-1), s.roll(shift, dims=0), other)
+            found = found | there
+            if found.all():
+                break
+        other = torch.cat([other, torch.zeros_like(p)], dim=-1)
         own, crossed = log_lik(torch.stack([z, other], dim=1)).unbind(1)
         mixed = (1 - self.cross) * own + self.cross * crossed
-        return torch.where(observed.roll(shift, dims=0), mixed, own)
+        return torch.where(found, mixed, own)
 
     def latents(self, q: Normal, observed: Tensor) -> Tensor:
         """Every modality's own code where observed, else the mixture's mean, private part at 0."""
@@ -133,3 +150,11 @@ class MMVM(Objective):
         others = (weight * q.loc).sum(0)
         others = torch.cat([others[..., :n_shared], torch.zeros_like(others[..., n_shared:])], -1)
         return torch.where(observed.unsqueeze(-1), q.loc, others)
+
+    def imputing(self, q: Normal, observed: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        if self.agreement is None:
+            return super().imputing(q, observed)
+        n = observed.sum(0).clamp_min(1)
+        stretch = (n / (1 + (n - 1) * self.agreement)).sqrt().unsqueeze(-1)
+        mean = (weights(observed, q.loc.dtype).unsqueeze(-1) * q.loc).sum(0) * stretch
+        return mean.unsqueeze(0), torch.ones_like(mean[None, ..., 0])

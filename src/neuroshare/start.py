@@ -1,0 +1,161 @@
+"""Where every subject's networks start: at aligned linear maps, and a linear read-out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from neuroshare.linear import LinearAlignment, Method, mcca
+from neuroshare.recordings.pairing import PairedWindows
+
+Array = NDArray[np.float64]
+_TOLERANCE = 1e-10
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where one subject's networks start: encoder ``(x - loc) / scale @ weights``, decoder."""
+
+    loc: Array  # (unit,)
+    scale: Array  # (unit,)
+    weights: Array  # (unit, latent)
+    readout: Array  # (latent, unit), change of the log rate
+
+
+def linear_starts(
+    train: PairedWindows,
+    latent_dim: int,
+    root: Mapping[str, bool],
+    method: Method = "mcca",
+    ridge: float = 2.0,
+    scaling: float = 0.5,
+    sharing: float = 0.25,
+    spread: float = 0.15,
+    seed: int = 0,
+) -> dict[str, Start]:
+    """Aligned linear maps of pooled windows, and the read-out of counts from others' latents.
+
+    Features are the square root (where `root`) of each unit's count in the window. They are
+    divided by their deviation to the power `scaling`, a compromise between the scale on which
+    counts have equal noise (0) and equal variance for all units (1), and multiplied by the share
+    of their variance which the latents of the other subjects explain, to the power `sharing`.
+    MCCA in the full feature space follows. Every pair of trials of one condition counts, which is
+    the limit of redrawing partners for ever: covariances between subjects are those of their
+    condition-by-time means.
+
+    The read-out is one Newton step of a Poisson regression of each unit on the mean latent of the
+    other subjects, with a normal prior of deviation `spread` on its weights.
+    """
+    train = train.thinned()
+    x, loc, scale, means, seen = {}, {}, {}, {}, {}
+    for name in train.subjects:
+        positions = train.trials[name]
+        sums = window_sums(train, name, positions)
+        x[name] = np.sqrt(sums) if root[name] else sums
+        labels = np.array([train.conditions.index(c) for c in train.labels[name][positions]])
+        found = np.bincount(labels, minlength=len(train.conditions))
+        seen[name] = found > 0
+        # Every condition weighs the same, so that subjects share an origin.
+        weight = (1 / np.maximum(found, 1) / seen[name].sum())[labels]
+        loc[name] = np.einsum("i,isu->u", weight, x[name]) / x[name].shape[1]
+        x[name] -= loc[name]
+        variance = np.einsum("i,isu->u", weight, x[name] ** 2) / x[name].shape[1]
+        variance += 0.05 * variance.mean() + _TOLERANCE
+        scale[name] = variance ** (scaling / 2)
+        member = np.eye(len(train.conditions))[labels] / np.maximum(found, 1)
+        means[name] = np.einsum("ic,isu->csu", member, x[name], optimize=True)
+    if method == "mcca":
+        maps = _aligned(x, means, seen, scale, min(latent_dim, 4), ridge)
+        latents = {n: means[n] @ maps[n] for n in means}
+        for name in x:
+            shared = _others(latents, seen, name)
+            there = seen[name] & ~np.isnan(shared[:, 0, 0])
+            z = shared[there].reshape(-1, shared.shape[2])
+            m = means[name][there].reshape(len(z), -1)
+            u, s, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
+            u = u[:, s > 1e-6 * s[:1].sum()]
+            explained = np.square(u.T @ (m - m.mean(0))).sum(0) / len(m)
+            total = np.square(x[name]).mean((0, 1))
+            share = (explained + 1e-6) / (total + 1e-3 * total.mean() + _TOLERANCE)
+            scale[name] = scale[name] / share**sharing
+        maps = _aligned(x, means, seen, scale, latent_dim, ridge)
+        weights = {name: maps[name] * scale[name][:, None] for name in x}
+    else:
+        aligned = LinearAlignment(method=method, latent_dim=latent_dim, seed=seed).fit(train)
+        weights = {}
+        for name in x:
+            # Learned on sums of roots; the roots of sums, standardised, stand in for them.
+            weights[name] = aligned.encoders_[name].weights
+            scale[name] = x[name].std((0, 1)) + _TOLERANCE
+    latents = {n: means[n] / scale[n] @ weights[n] for n in x}
+    starts = {}
+    n_independent = 1 + (train.starts[-1] - train.starts[0]) / train.width
+    for name in x:
+        positions = train.trials[name]
+        z = _others(latents, seen, name)
+        there = seen[name] & ~np.isnan(z[:, 0, 0])
+        z = z[there]
+        counts = window_sums(train, name, positions)
+        labels = np.array([train.conditions.index(c) for c in train.labels[name][positions]])
+        rate = counts.mean((0, 1)) + 0.5 / len(counts)
+        cells = np.stack([counts[labels == c].mean(0) for c in np.flatnonzero(there)])
+        # Codes of single windows vary far more than their condition means.
+        variance = 1.09 * np.eye(latent_dim)
+        product = np.einsum("csk,csu->ku", z - z.mean((0, 1)), cells - cells.mean((0, 1)))
+        product /= z.shape[0] * z.shape[1]
+        n = len(counts) * n_independent
+        precision = n * rate[:, None, None] * variance + np.eye(latent_dim) / spread**2
+        readout = np.linalg.solve(precision, n * product.T[:, :, None])[..., 0].T
+        starts[name] = Start(loc[name], scale[name], weights[name], readout)
+    return starts
+
+
+def window_sums(paired: PairedWindows, name: str, positions: NDArray[np.int64]) -> Array:
+    """Activity of each unit summed over every window of the given trials, (trial, start, unit)."""
+    values = np.asarray(paired.counts[name].values[positions], float)
+    total = np.cumsum(values, axis=2)
+    total = np.concatenate([np.zeros((*total.shape[:2], 1)), total], axis=2)
+    sums = total[:, :, paired.starts + paired.width] - total[:, :, paired.starts]
+    return np.ascontiguousarray(sums.swapaxes(1, 2))
+
+
+def _others(latents: dict[str, Array], seen: dict[str, NDArray[np.bool_]], name: str) -> Array:
+    """Mean latents of all subjects but one, (condition, start, latent); NaN where none is there."""
+    rest = [n for n in latents if n != name]
+    n_seen = np.sum([seen[n] for n in rest], axis=0)
+    total = np.sum([latents[n] for n in rest], axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: Array = total / n_seen[:, None, None]
+    mean[n_seen == 0] = np.nan
+    return mean
+
+
+def _aligned(
+    x: dict[str, Array],
+    means: dict[str, Array],
+    seen: dict[str, NDArray[np.bool_]],
+    scale: dict[str, Array],
+    k: int,
+    ridge: float,
+) -> dict[str, Array]:
+    """MCCA of all features, between condition-by-time means; maps of unscaled features."""
+    covariance = {}
+    for a in x:
+        rows = x[a].reshape(-1, x[a].shape[2]) / scale[a]
+        covariance[a, a] = rows.T @ rows / len(rows)
+        for b in x:
+            if a != b:
+                both = seen[a] & seen[b]
+                ma, mb = means[a][both] / scale[a], means[b][both] / scale[b]
+                n = max(both.sum() * ma.shape[1], 1)
+                covariance[a, b] = np.einsum("csu,csv->uv", ma, mb, optimize=True) / n
+    maps = mcca({(a, b): covariance[a, b] for a in x for b in x}, k, ridge)
+    for name in maps:
+        maps[name] = maps[name] / scale[name][:, None]
+        spread = (x[name] @ maps[name]).std((0, 1))
+        spread[spread < _TOLERANCE] = 1.0
+        maps[name] = maps[name] / spread
+    return maps
