@@ -116,6 +116,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, help="number of processes; default: this one")
     options = parser.parse_args()
+    source = provenance()  # of the code as it was loaded
     tables = [run(rats(), "five simulated rats, odor (chance 0.25)", options.out, options.jobs)]
     if options.mice is not None:
         name = "four mice, hippocampus: left, right, none (chance 0.33)"
@@ -124,7 +125,7 @@ def main():
     same, rows = rows_of(table)
     document = {
         "what": "all objectives, default recipe; scores on held-out trials, 25 %, three splits",
-        **provenance(),
+        **source,
         "same_in_all_runs": same,
         "runs": rows,
     }

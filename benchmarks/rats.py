@@ -415,15 +415,16 @@ def _number(value, digits):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="folder with the folders of the five rats")
-    source.add_argument("--simulate", action="store_true", help="simulated rats instead")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--data", type=Path, help="folder with the folders of the five rats")
+    data.add_argument("--simulate", action="store_true", help="simulated rats instead")
     parser.add_argument("--protocol", choices=("paper", "honest", "both"), default="both")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="small")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, help="number of processes; default: this one")
     options = parser.parse_args(arguments)
     preset, out = PRESETS[options.preset], options.out
+    source = provenance()  # of the code as it was loaded
     out.mkdir(parents=True, exist_ok=True)
     folder, rats = options.data, list(START)
     if options.simulate:
@@ -455,7 +456,7 @@ def main(arguments=None):
         "what": "simulated rats" if options.simulate else "the published five rats",
         "preset": options.preset,
         "note": "Rows of protocol 'paper' are IN-SAMPLE: scored on the windows trained on.",
-        **provenance(),
+        **source,
         "rats": {
             name: {"units": array.sizes["unit"], "trials": array.sizes["trial"]}
             for name, array in counts.items()
