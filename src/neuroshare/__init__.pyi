@@ -2,9 +2,12 @@ from .analysis.imputation import imputation_scores as imputation_scores
 from .analysis.residuals import residuals as residuals
 from .analysis.separation import separation as separation
 from .compare import compare as compare
+from .leakage import leakage_report as leakage_report
 from .linear import LinearAlignment as LinearAlignment
 from .model import SharedLatentModel as SharedLatentModel
 from .model import Subject as Subject
+from .plots import plot_comparison as plot_comparison
+from .plots import plot_departure as plot_departure
 from .plots import plot_imputation as plot_imputation
 from .plots import plot_latents as plot_latents
 from .plots import plot_residuals as plot_residuals
