@@ -5,11 +5,12 @@ returns it. Subjects and conditions each have a colour-blind-safe palette of the
 in the order of the data, so that a subject or a condition keeps its colour from figure to figure.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
@@ -19,6 +20,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 __all__ = [
+    "plot_comparison",
+    "plot_departure",
     "plot_imputation",
     "plot_latents",
     "plot_residuals",
@@ -30,6 +33,8 @@ __all__ = [
 SUBJECT_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 # Tol (2021), "bright", for conditions.
 CONDITION_COLORS = ("#4477AA", "#EE6677", "#228833", "#CCBB44", "#AA3377", "#66CCEE", "#777777")
+# Not a subject's nor a condition's colour; dark to light, from explained to not.
+PART_COLORS = ("#225555", "#77AA99", "#DDDDDD")
 
 # Beyond this many, further points hide one another and only make the file larger.
 MAX_POINTS = 20_000
@@ -42,15 +47,18 @@ def plot_latents(
 ) -> Axes:
     """Draw windows in latent space, with the mean path of each condition over time.
 
-    Two latents are drawn as they are; more are first rotated to their principal components,
-    computed over the finite windows of all subjects together; one is drawn against time.
+    Two latents are drawn as they are; one is drawn against time. More are first rotated to the two
+    axes on which the mean paths of the conditions differ most: the largest variance of all windows
+    is usually what each animal does on its own. Latents that know their ``part`` have these axes
+    fitted on its "train" windows, and the others drawn; else both are all windows.
 
     Parameters
     ----------
     latents : xarray.DataArray
         Dims (subject, window, latent), as ``SharedLatentModel.transform`` returns them: the
         conditions in the coordinate that ``latents.attrs["by"]`` names, and ``time`` in seconds.
-        Windows of an absent subject are NaN and not drawn.
+        Windows of an absent subject are NaN and not drawn. The frame leaves out the outermost
+        points.
     color : {"condition", "subject", "time"}
         What the colour of a point shows.
     ax : matplotlib.axes.Axes, optional
@@ -74,7 +82,10 @@ def plot_latents(
     by = str(latents.attrs.get("by", "condition"))
     _require(latents, "plot_latents", coords=(by,))
     latents = latents.transpose("subject", "window", "latent")
-    points, labels = _project(latents)
+    points, labels = _project(latents, by)
+    if "part" in latents.coords:
+        held_out = (latents["part"] != "train").to_numpy()
+        points, latents = points[:, held_out], latents.isel(window=held_out)
     subjects = latents["subject"].to_numpy()
     conditions = latents[by].to_numpy()
     names = np.unique(conditions)
@@ -95,7 +106,8 @@ def plot_latents(
     x, y = points[subject_at, window_at].T
     colors = index if color == "time" else _colors(color, index)
     # Points are drawn as pixels: thousands of them would make a vector file enormous.
-    cloud = ax.scatter(x, y, s=5, c=colors, alpha=0.35, linewidths=0, rasterized=True)
+    alpha = float(np.clip(600 / max(len(x), 1), 0.1, 0.35))
+    cloud = ax.scatter(x, y, s=4, c=colors, alpha=alpha, linewidths=0, rasterized=True)
     if color == "time":
         bar = ax.figure.colorbar(cloud, ax=ax, label="time (s)")
         bar.solids.set_alpha(1)  # type: ignore[union-attr]
@@ -111,8 +123,8 @@ def plot_latents(
     for (member, name), hue in zip(groups, hues, strict=True):
         path = _mean_path(points[member][:, conditions == name], time[conditions == name])
         # A white line beneath keeps a path visible among points of its own colour.
-        ax.plot(*path.T, color="white", lw=3.5, zorder=3)
-        ax.plot(*path.T, color=hue, lw=1.6, zorder=4, label=f"mean of {by} {name}")
+        ax.plot(*path.T, color="white", lw=4, zorder=3)
+        ax.plot(*path.T, color=hue, lw=2.2, zorder=4, label=f"mean of {by} {name}")
         ax.plot(*path[:1].T, "o", color=hue, mec="white", ms=6, zorder=5)
 
     if color == "time":
@@ -120,6 +132,9 @@ def plot_latents(
     else:
         keys: Iterable[Hashable] = names if color == "condition" else subjects
         _legend(ax, keys, color, title=by if color == "condition" else "subject")
+    for which, values, limit in ((0, x, ax.set_xlim), (1, y, ax.set_ylim)):
+        if len(values) > 100 and labels[which] != "time (s)":
+            limit(*_frame(values, [np.asarray(line.get_xydata())[:, which] for line in ax.lines]))
     ax.set(xlabel=labels[0], ylabel=labels[1])
     _open_frame(ax)
     return ax
@@ -267,20 +282,21 @@ def plot_imputation(
     _require(scores, "plot_imputation", coords=(score,))
     values = scores[score].transpose("source", "target")
     matrix = values.to_numpy().astype(float)
-    texts = np.array([["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in matrix], object)
     finite = matrix[np.isfinite(matrix)]
+    digits = 3 if np.abs(finite).max(initial=0.0) < 0.1 else 2
+    texts = [["" if np.isnan(v) else f"{v:.{digits}f}" for v in row] for row in matrix]
     low = min(0.0, float(finite.min(initial=0.0)))
     high = max(low + 1e-9, float(finite.max(initial=0.0)))
     ax = ax or plt.gca()
     _draw_matrix(
         ax,
         matrix,
-        texts,
+        np.array(texts, dtype=object),
         [str(name) for name in values["source"].to_numpy()],
         [str(name) for name in values["target"].to_numpy()],
         low=low,
         high=high,
-        label=score.replace("_", " "),
+        label={"above_psth": "bits per spike above PSTH"}.get(score, score.replace("_", " ")),
     )
     ax.set(xlabel="predicted subject", ylabel="from the latents of")
     return ax
@@ -315,8 +331,7 @@ def plot_residuals(residuals: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax = ax or plt.gca()
     left = np.zeros(share.sizes["subject"])
     where = np.arange(share.sizes["subject"])
-    # Not a subject's nor a condition's colour: light to dark, from explained to not.
-    for part, hue in zip(share["part"].to_numpy(), ("#225555", "#77AA99", "#DDDDDD"), strict=False):
+    for part, hue in zip(share["part"].to_numpy(), PART_COLORS, strict=False):
         width = share.sel(part=part).to_numpy()
         ax.barh(where, width, left=left, color=hue, label=str(part))
         left = left + width
@@ -324,6 +339,99 @@ def plot_residuals(residuals: xr.Dataset, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.set(xlabel="share of variance", xlim=(0, 1))
     ax.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), fontsize="small")
+    _open_frame(ax)
+    return ax
+
+
+def plot_comparison(
+    table: pd.DataFrame,
+    scores: Sequence[str] = ("own", "cross"),
+    level: str = "trial",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw scores of several models with their 95 % intervals.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The result of ``compare``.
+    scores : sequence of str
+        Which of its scores, of one unit, such as "own" and "cross".
+    level : str
+        "trial" or "window" for accuracies, "" for scores that have no level.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default the current Axes.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+
+    Raises
+    ------
+    ValueError
+        If the table has no such score.
+    """
+    rows = table[table["score"].isin(list(scores)) & (table["level"] == level)]
+    if rows.empty:
+        raise ValueError(
+            f"plot_comparison expected rows of {list(scores)} at level {level!r}. "
+            f"Got scores {sorted(set(table['score']))} at {sorted(set(table['level']))}."
+        )
+    models = list(dict.fromkeys(rows["model"]))
+    ax = ax or plt.gca()
+    shift = 0.22 * (np.arange(len(scores)) - (len(scores) - 1) / 2)
+    for score, offset, hue, marker in zip(scores, shift, PART_COLORS, "os^", strict=False):
+        of_score = rows[(rows["score"] == score) & rows["value"].notna()]
+        where = np.array([models.index(name) for name in of_score["model"]]) + offset
+        value = of_score["value"].to_numpy(float)
+        low, high = of_score["low"].to_numpy(float), of_score["high"].to_numpy(float)
+        # A bootstrap interval may leave its value outside.
+        reach = np.maximum(np.nan_to_num(np.stack([value - low, high - value])), 0)
+        label = score.partition(", ")[2] or score
+        ax.errorbar(value, where, xerr=reach, fmt=marker, color=hue, ms=6, capsize=2, label=label)
+    chance = rows["chance"].dropna().unique()
+    if len(chance):
+        ax.axvline(chance[0], color="#777777", lw=1, ls=":", label="chance")
+    elif not rows["value"].isna().all():
+        ax.axvline(0, color="#777777", lw=1, ls=":")
+    ax.set_yticks(range(len(models)), models)
+    ax.set_ylim(len(models) - 0.5, -0.5)
+    unit = {"own": "balanced accuracy", "cross": "balanced accuracy"}
+    quantity = scores[0].partition(",")[0]
+    per = f" per {level}" if level else ""
+    ax.set(xlabel=f"{unit.get(quantity, quantity.replace('_', ' '))}{per}")
+    ax.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1), fontsize="small")
+    _open_frame(ax)
+    return ax
+
+
+def plot_departure(departure: xr.Dataset, ax: Axes | None = None) -> Axes:
+    """Draw who departs from the group, and when.
+
+    Parameters
+    ----------
+    departure : xarray.Dataset
+        `divergence` (subject, time) and `within`, what half of a subject's trials gives against its
+        other half; both in nats.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; by default the current Axes.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+    """
+    _require(departure, "plot_departure", coords=("divergence", "within", "time", "subject"))
+    ax = ax or plt.gca()
+    time = departure["time"].to_numpy()
+    for i, subject in enumerate(departure["subject"].to_numpy()):
+        hue = _colors("subject", [i])[0]
+        one = departure.sel(subject=subject)
+        ax.plot(time, one["divergence"], color=hue, lw=2, label=str(subject))
+        ax.plot(time, one["within"], color=hue, lw=1, ls=":")
+    ax.plot([], [], color="#777777", lw=1, ls=":", label="within subject")
+    ax.set(xlabel="time (s)", ylabel="divergence from the others (nats)")
+    ax.set_ylim(bottom=min(0.0, ax.get_ylim()[0]))
+    ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
     _open_frame(ax)
     return ax
 
@@ -345,7 +453,7 @@ def _require(
         )
 
 
-def _project(latents: xr.DataArray) -> tuple[NDArray[np.float64], tuple[str, str]]:
+def _project(latents: xr.DataArray, by: str) -> tuple[NDArray[np.float64], tuple[str, str]]:
     """Two coordinates (subject, window, 2) to draw, and their labels."""
     values = latents.to_numpy().astype(float)
     if values.shape[-1] == 1:
@@ -353,13 +461,37 @@ def _project(latents: xr.DataArray) -> tuple[NDArray[np.float64], tuple[str, str
         return np.concatenate([time, values], axis=-1), ("time (s)", "latent 1")
     if values.shape[-1] == 2:
         return values, ("latent 1", "latent 2")
-    pooled = values[np.isfinite(values).all(-1)]
-    centre = pooled.mean(axis=0)
-    _, scale, axes = np.linalg.svd(pooled - centre, full_matrices=False)
-    # The sign of a component is arbitrary: its largest weight is made positive.
+    here = np.full(values.shape[1], True)
+    if "part" in latents.coords:
+        here = (latents["part"] == "train").to_numpy()
+    conditions, time = latents[by].to_numpy(), latents["time"].to_numpy().round(6)
+    means = []
+    for t in np.unique(time[here]):
+        of_subjects = []
+        for name in np.unique(conditions[here]):
+            cell = values[:, here & (time == t) & (conditions == name)]
+            known = np.isfinite(cell)
+            n = known.sum(axis=1)
+            total = np.where(known, cell, 0.0).sum(axis=1)
+            mean = np.divide(total, n, out=np.full(total.shape, np.nan), where=n > 0)
+            # Subjects weigh the same, however many trials they have.
+            of_subjects.append(mean[np.isfinite(mean).all(axis=1)].mean(axis=0))
+        means.append(np.stack(of_subjects) - np.mean(of_subjects, axis=0))
+    _, scale, axes = np.linalg.svd(np.concatenate(means), full_matrices=False)
+    # The sign of an axis is arbitrary: its largest weight is made positive.
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    share = 100 * scale**2 / (scale**2).sum()
-    return (values - centre) @ axes[:2].T, (f"PC 1 ({share[0]:.0f} %)", f"PC 2 ({share[1]:.0f} %)")
+    share = 100 * scale**2 / max((scale**2).sum(), 1e-300)
+    centre = values[np.isfinite(values).all(-1)].mean(axis=0)
+    label_1, label_2 = (f"{by} axis {k + 1} ({share[k]:.0f} % of mean differences)" for k in (0, 1))
+    return (values - centre) @ axes[:2].T, (label_1, label_2)
+
+
+def _frame(values: NDArray[np.float64], paths: list[NDArray[np.float64]]) -> tuple[float, float]:
+    """Limits that hold the paths and the points but for the outermost twentieth."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    low, high = min(low, *(p.min() for p in paths)), max(high, *(p.max() for p in paths))
+    margin = 0.05 * (high - low) or 1.0
+    return float(low - margin), float(high + margin)
 
 
 def _mean_path(points: NDArray[np.float64], time: NDArray[np.float64]) -> NDArray[np.float64]:

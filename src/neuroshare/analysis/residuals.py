@@ -25,6 +25,7 @@ from neuroshare.analysis.separation import (
 
 Array = NDArray[np.float64]
 PARTS = ("shared", "specific", "noise")
+_HALVINGS = 10
 
 
 def residuals(
@@ -280,13 +281,15 @@ def departure(latents: xr.DataArray, by: str | None = None, seed: int = 0) -> xr
     -------
     Dataset
         ``divergence`` (subject, time): of a subject's latents from the mixture of the others',
-        mean over conditions, nats. ``within`` (subject, time): the same of one random half of its
-        trials from the other half, which is what so few trials give where nobody departs.
+        mean over conditions, nats. ``within`` (subject, time): the same of a random half of its
+        trials from the other half, averaged over halvings: what half the trials give where nobody
+        departs.
 
     Notes
     -----
-    The latents of a subject at one condition and time are described by a Gaussian with the mean and
-    the standard deviations of its trials; see `residuals` for the divergence.
+    The latents of a subject at one condition and time are described by a Gaussian: their mean over
+    trials, and the standard deviations of its trials about these means, one for all conditions and
+    times since few trials tell them apart. See `residuals` for the divergence.
     """
     column = str(latents.attrs["by"] if by is None else by)
     latents = latents.transpose("subject", "window", "latent")
@@ -296,39 +299,43 @@ def departure(latents: xr.DataArray, by: str | None = None, seed: int = 0) -> xr
     times, tick = np.unique(np.round(latents.coords["time"].values, 9), return_inverse=True)
     cell = condition * len(times) + tick
     n, n_cells, n_latents = len(z), len(conditions) * len(times), z.shape[2]
-    # Whole, and the two halves: mean and deviation (3, subject, cell, latent).
-    moments = np.full((2, 3, n, n_cells, n_latents), np.nan)
+    # Of all trials, and of several pairs of halves.
+    loc = np.full((1 + 2 * _HALVINGS, n, n_cells, n_latents), np.nan)
+    scale = np.full_like(loc, np.nan)
     for b in range(n):
         present = ~np.isnan(z[b]).any(axis=1)
-        keys, first = np.unique(
-            np.stack([trial[b][present].astype(str), cell[present].astype(str)]),
-            axis=1,
-            return_index=True,
-        )
-        ids, position = np.unique(keys[0], return_inverse=True)
-        half = np.random.default_rng([seed, b]).permutation(len(ids))[position] % 2
+        _, position = np.unique(trial[b][present], return_inverse=True)
+        # Every trial and time once, however many partners it has.
+        _, first = np.unique(position * n_cells + cell[present], return_index=True)
         at, values = cell[present][first], z[b][present][first]
-        spread = values.std(axis=0) + 1e-9
-        for c in np.unique(at):
-            for k, chosen in enumerate((at == c, (at == c) & (half == 0), (at == c) & (half == 1))):
-                if chosen.sum() > 1:
-                    moments[0, k, b, c] = values[chosen].mean(axis=0)
-                    moments[1, k, b, c] = np.maximum(
-                        values[chosen].std(axis=0, ddof=1), 0.1 * spread
-                    )
+        parts = [np.full(len(at), True)]
+        rng = np.random.default_rng([seed, b])
+        for _ in range(_HALVINGS):
+            half = rng.permutation(position.max() + 1)[position[first]] % 2 == 0
+            parts += [half, ~half]
+        for k, part in enumerate(parts):
+            total, count = np.zeros((n_cells, n_latents)), np.bincount(at[part], minlength=n_cells)
+            np.add.at(total, at[part], values[part])
+            there = count > 0
+            loc[k, b, there] = total[there] / count[there, None]
+            scale[k, b, there] = (values[part] - loc[k, b, at[part]]).std(axis=0) + 1e-9
 
-    def far(loc: Array, scale: Array, subjects: Any) -> xr.DataArray:
+    def far(locs: Array, scales: Array, subjects: Any) -> xr.DataArray:
         dims = ("subject", "window", "latent")
         coords = {"subject": subjects, "time": ("window", np.tile(times, len(conditions)))}
-        found = xr.Dataset({"loc": (dims, loc), "scale": (dims, scale)}, coords=coords)
+        found = xr.Dataset({"loc": (dims, locs), "scale": (dims, scales)}, coords=coords)
         return divergence(found)
 
     names = latents.coords["subject"].values
-    halves = [far(moments[0, 1:, b], moments[1, 1:, b], [0, 1]).mean("subject") for b in range(n)]
+    pairs = range(1, len(loc), 2)
+    within = []
+    for b in range(n):
+        halves = [far(loc[k : k + 2, b], scale[k : k + 2, b], [0, 1]) for k in pairs]
+        within.append(np.mean([half.values for half in halves], axis=(0, 1)))
     result = xr.Dataset(
         {
-            "divergence": far(moments[0, 0], moments[1, 0], names),
-            "within": (("subject", "time"), np.stack([half.values for half in halves])),
+            "divergence": far(loc[0], scale[0], names),
+            "within": (("subject", "time"), within),
         },
         attrs={"by": column, "units": "nats"},
     )
