@@ -5,7 +5,7 @@ import xarray as xr
 
 from neuroshare import cli
 
-SMALL = ("--epochs", 1, "--latent-dim", 2, "--min-trials", 4, "--step", 0.1, "--quiet")
+SMALL = ("--epochs", 1, "--latent-dim", 2, "--min-trials", 4, "--step", 0.1, "--quick", "--quiet")
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from matplotlib.colors import to_hex
@@ -81,13 +82,32 @@ def test_paths_are_condition_means_over_time():
     np.testing.assert_allclose(paths(ax), expected, atol=1e-12)
 
 
-def test_more_latents_are_drawn_as_principal_components():
-    latents = make_latents(5)
+def test_more_latents_are_drawn_where_conditions_differ():
+    latents = make_latents(5, n_trials=100)
+    # Large variance that no condition explains, and a small one that conditions do.
+    latents[..., 0] *= 6
+    latents[..., 3] += np.where(latents["odor"] == "B", 3.0, -3.0)
     ax = ns.plot_latents(latents)
-    pooled = latents.values.reshape(-1, 5)
-    variances = np.linalg.eigvalsh(np.cov(pooled.T))[::-1]
-    np.testing.assert_allclose(drawn_points(ax).var(axis=0, ddof=1), variances[:2])
-    assert ax.get_xlabel() == f"PC 1 ({100 * variances[0] / variances.sum():.0f} %)"
+    one, two = (path[:, 0].mean() for path in paths(ax))
+    assert abs(two - one) > 4
+    assert "odor axis 1" in ax.get_xlabel()
+    share = float(ax.get_xlabel().partition("(")[2].partition(" %")[0])
+    # Drawn lengths are those of the latents: the axes are orthonormal.
+    assert 50 < share <= 100
+    assert drawn_points(ax)[:, 0].std() < 4
+
+
+def test_axes_come_from_training_and_points_from_held_out_windows():
+    latents = make_latents(4, n_trials=40)
+    part = np.where(np.arange(latents.sizes["window"]) % 6 < 3, "train", "test")
+    latents = latents.assign_coords(part=("window", part))
+    latents[..., 1] += np.where((latents["odor"] == "B") & (latents["part"] == "train"), 50.0, 0.0)
+    ax = ns.plot_latents(latents)
+    held_out = latents.isel(window=part == "test")
+    assert len(drawn_points(ax)) == held_out.sizes["subject"] * held_out.sizes["window"]
+    # The first axis is the latent which differs in the training part only.
+    spread = drawn_points(ax)[:, 0].std()
+    np.testing.assert_allclose(spread, held_out[..., 1].values.std(), rtol=0.15)
 
 
 def test_one_latent_is_drawn_against_time():
@@ -218,3 +238,47 @@ def test_residual_shares_add_up_to_one():
     widths = [bar.get_width() for bar in ax.patches]
     np.testing.assert_allclose(widths, variance.sum(1) / variance.sum())
     assert [label.get_text() for label in ax.get_yticklabels()] == ["mitt"]
+
+
+@pytest.fixture
+def table():
+    rows = [
+        ("mmvm", "own", "trial", 0.6, 0.5, 0.7, 0.25),
+        ("mmvm", "cross", "trial", 0.5, 0.4, 0.6, 0.25),
+        ("raw counts", "own", "trial", 0.65, 0.6, 0.7, 0.25),
+        ("mmvm", "bits_per_spike, all others", "", 0.1, 0.05, np.nan, np.nan),
+    ]
+    names = ["model", "score", "level", "value", "low", "high", "chance"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def test_comparison_draws_values_intervals_and_chance(table):
+    ax = ns.plot_comparison(table)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["mmvm", "raw counts"]
+    own, cross = ax.containers
+    np.testing.assert_allclose(own.lines[0].get_xdata(), [0.6, 0.65])
+    np.testing.assert_allclose(cross.lines[0].get_xdata(), [0.5])
+    ends = own.lines[2][0].get_segments()
+    np.testing.assert_allclose([[0.5, 0.7], [0.6, 0.7]], [end[:, 0] for end in ends])
+    chance = [line for line in ax.lines if line.get_label() == "chance"]
+    assert list(chance[0].get_xdata()) == [0.25, 0.25]
+    assert ax.get_xlabel() == "balanced accuracy per trial"
+    plt.figure()
+    bits = ns.plot_comparison(table, ["bits_per_spike, all others"], level="")
+    assert bits.get_xlabel() == "bits per spike"
+    with pytest.raises(ValueError, match="expected rows of"):
+        ns.plot_comparison(table, ["bits"])
+
+
+def test_departure_draws_every_subject_over_time():
+    values = np.arange(9.0).reshape(3, 3)
+    data = xr.Dataset(
+        {"divergence": (("subject", "time"), values), "within": (("subject", "time"), values / 2)},
+        coords={"subject": SUBJECTS, "time": TIMES},
+    )
+    ax = ns.plot_departure(data)
+    np.testing.assert_array_equal([line.get_ydata() for line in ax.lines[:6:2]], values)
+    assert ax.get_xlabel() == "time (s)"
+    assert "nats" in ax.get_ylabel()
+    with pytest.raises(ValueError, match="'within'"):
+        ns.plot_departure(data.drop_vars("within"))

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from html import unescape
 
 import numpy as np
 import pytest
@@ -53,6 +54,8 @@ def run(tmp_path):
     history.to_netcdf(tmp_path / "history.nc", engine="h5netcdf")
     level = {
         "mean_own": 0.7,
+        "mean_own_interval": [0.6, 0.8],
+        "mean_cross_interval": None,
         "mean_cross": 0.61,
         "p_mean_own": 0.05,
         "p_mean_cross": None,
@@ -85,15 +88,15 @@ def run(tmp_path):
 
 
 def text_of(page):
-    html = page.read_text(encoding="utf-8")
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html.split("<body>")[1]))
+    html = unescape(page.read_text(encoding="utf-8"))
+    return re.sub(r"[ \n]+", " ", re.sub(r"<[^>]+>", " ", html.split("<body>")[1]))
 
 
 def test_report_shows_data_scores_and_settings(run):
     text = text_of(ns.write_report(run))
     assert "2 subjects by odor" in text
-    assert "own, per trial 0.70 0.50 0.050 0.250" in text
-    assert "cross, per window 0.61 0.50 – 0.500" in text
+    assert "own, per trial 0.70 [0.60,\N{NO-BREAK SPACE}0.80] 0.50 0.050 0.250" in text
+    assert "cross, per window 0.61 – 0.50 – 0.500" in text
     assert "stella 46 31 + 11 32 + 12 stella.nwb" in text
     assert "model.beta 0.125" in text
     assert "25% of the trials" in text
@@ -146,3 +149,21 @@ def test_an_unfinished_run_is_refused(run):
     (run / "scores.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"scores\.json is not there"):
         ns.write_report(run)
+
+
+def test_methods_can_be_quoted(run):
+    text = text_of(ns.write_report(run))
+    assert "Spikes of 2 subjects (46 units)" in text
+    assert "from 0 to 0.4 s" in text
+    assert "63 training and 23 held-out trials per subject" in text
+    assert "within subjects and 0.61 with the classifier of another subject (chance 0.50)" in text
+    assert "Permutation P-values should never be zero" in text
+    assert "Gower" not in text, "only what is cited is listed"
+
+
+def test_a_run_without_a_control_says_so(run):
+    assert "no control before the event" in text_of(ns.write_report(run))
+    scores = json.loads((run / "scores.json").read_text())
+    scores["control"] = {"trial": scores["trial"]}
+    (run / "scores.json").write_text(json.dumps(scores))
+    assert "before the event give 0.70 [0.60" in text_of(ns.write_report(run))

@@ -30,8 +30,9 @@ def files(tmp_path_factory):
 @pytest.fixture
 def config(files):
     return RunConfig(
-        files, by="odor", align="start_time", span=(0.0, 0.3), step=0.1, min_trials=6, model=SMALL
-    )
+        files, by="odor", align="start_time", span=(0.0, 0.3), step=0.1, min_trials=6, model=SMALL,
+        permutations=0, bootstraps=0, quick=True,
+    )  # fmt: skip
 
 
 def fit(config, out, **kwargs):
@@ -48,6 +49,87 @@ def test_run_writes_what_it_found(config, tmp_path):
     assert scores["trial"]["own"]["mitt"] == result.scores["own"].sel(level="trial", subject="mitt")
     loaded = ns.SharedLatentModel.load(result.out / "model")
     xr.testing.assert_allclose(loaded.transform(result.test), result.model.transform(result.test))
+
+
+@pytest.fixture(scope="module")
+def whole(files, tmp_path_factory):
+    """A run with everything that is scored by default."""
+    config = RunConfig(
+        files, by="odor", align="start_time", span=(0.0, 0.3), step=0.1, min_trials=6, model=SMALL,
+        permutations=19, bootstraps=20,
+    )  # fmt: skip
+    return fit(config, tmp_path_factory.mktemp("whole") / "run")
+
+
+def test_a_run_scores_the_whole_battery(whole):
+    names = {path.name for path in whole.out.iterdir()}
+    assert {"imputation.nc", "residuals.nc", "departure.nc", "baselines.nc"} <= names
+    scores = json.loads((whole.out / "scores.json").read_text())
+    models = ["mmvm", "raw counts", "procrustes", "mcca", "srm"]
+    assert list(scores["comparison"]) == models
+    cross = scores["comparison"]["mcca"]["cross, per trial"]
+    assert cross["low"] <= cross["value"] <= cross["high"]
+    assert 0.05 <= cross["p"] <= 1
+    assert "cross, per trial" not in scores["comparison"]["raw counts"]
+    assert scores["comparison"]["mmvm"]["own, per trial"]["value"] == scores["trial"]["mean_own"]
+    assert scores["imputation"]["bits_per_spike"]["all others"]["mitt"] is not None
+    assert sum(scores["residuals"]["stella"][p] for p in ("shared", "specific", "noise")) == (
+        pytest.approx(1)
+    )
+    assert scores["departure"]["mitt"]["divergence"] > 0
+    imputation = xr.load_dataset(whole.out / "imputation.nc", engine="h5netcdf")
+    xr.testing.assert_allclose(imputation, whole.battery.imputation)
+    baselines = xr.load_dataset(whole.out / "baselines.nc", engine="h5netcdf")
+    assert baselines["model"].values.tolist() == models
+    assert np.isfinite(baselines["cross"].sel(model="srm", source="mitt", target="stella")).all()
+    assert baselines["bits_per_spike"].sel(model="raw counts").isnull().all()
+    records = json.loads((whole.out / "comparison.json").read_text())
+    assert {"model", "difference", "difference_low"} <= set(records[0])
+
+
+def test_the_table_and_the_page_show_the_baselines(whole):
+    table = whole.table()
+    (line,) = (line for line in table.splitlines() if line.startswith("procrustes"))
+    assert line.count("p=") == 2
+    assert line.count("[") == 2
+    page = whole.report.read_text()
+    for words in ("Against baselines", "Imputation", "What the others do not predict"):
+        assert words in page
+    assert "Gower JC (1975)" in page
+    again = page
+    ns.write_report(whole.out)
+    assert whole.report.read_text() == again
+
+
+def test_the_stretch_before_the_event_is_a_control(whole, config, tmp_path, files):
+    control = whole.control
+    assert control is not None, "simulated spikes begin two seconds before the odor"
+    assert float(control["time"].max()) < 0
+    assert control["chance"] == whole.scores["chance"]
+    scores = json.loads((whole.out / "scores.json").read_text())
+    assert 0 <= scores["control"]["trial"]["mean_cross"] <= 1
+    assert "Control: the latents of a stretch" in whole.report.read_text()
+
+
+def test_silence_before_the_event_is_no_control(tmp_path, files, config):
+    cut = []
+    for file in files:
+        session = ns.read_nwb(file)
+        onset = session.trials["start_time"].to_numpy()
+        spikes = [
+            times[(times - onset[np.searchsorted(onset, times, "right") - 1]) < 1.0]
+            for times in (t[t >= onset[0]] for t in session.spike_times)
+        ]
+        path = tmp_path / f"{session.subject}.nwb"
+        ns.write_nwb(ns.Session(session.subject, spikes, session.units, session.trials), path)
+        cut.append(str(path))
+    counts, before = run_module._read_counts_and_before(
+        dataclasses.replace(config, files=tuple(cut))
+    )
+    assert before is None
+    assert set(counts) == {"mitt", "stella"}
+    _, before = run_module._read_counts_and_before(config)
+    assert before["mitt"].attrs["span"] == (-0.3, 0.0)
 
 
 def test_no_trial_is_both_trained_on_and_held_out(config, tmp_path):
