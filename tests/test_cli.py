@@ -3,6 +3,7 @@ import sys
 import pytest
 import xarray as xr
 
+import neuroshare as ns
 from neuroshare import cli
 
 SMALL = ("--epochs", 1, "--latent-dim", 2, "--min-trials", 4, "--step", 0.1, "--quick", "--quiet")
@@ -126,3 +127,14 @@ def test_demo_simulates_fits_and_reports(neuroshare, tmp_path):
     assert "chance 0.25" in out
     assert len(list((tmp_path / "demo" / "recordings").glob("*.nwb"))) == 5
     assert (tmp_path / "demo" / "report.html").is_file()
+
+
+def test_convert_allen2016_writes_readable_files(neuroshare, tmp_path):
+    sessions = ns.simulate_sessions({"mitt": 5, "stella": 4}, n_trials=2)
+    ns.write_allen2016(sessions, tmp_path / "arrays")
+    code, out, _ = neuroshare("convert-allen2016", tmp_path / "arrays", tmp_path / "nwb")
+    assert code == 0
+    assert "mitt.nwb" in out
+    session = ns.read_nwb(tmp_path / "nwb" / "mitt.nwb")
+    assert len(session.units) == 5
+    assert len(session.trials) == 8

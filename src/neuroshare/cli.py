@@ -1,4 +1,4 @@
-"""The command line: ``neuroshare demo | simulate | inspect | fit | report | sweep``."""
+"""The command line, ``neuroshare``: one function per command."""
 
 import os
 import sys
@@ -79,6 +79,21 @@ def simulate(
         path = out / f"{name}.nwb"
         write_nwb(session, path)
         typer.echo(f"{path}: {session!r}")
+
+
+@app.command("convert-allen2016")
+def convert_allen2016(
+    folder: Annotated[Path, typer.Argument(help="Holds a folder per rat.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder for the NWB files.", show_default=False)],
+    extraction: Annotated[
+        str | None, typer.Option(help="Tag of another extraction, such as PokeOut.")
+    ] = None,
+) -> None:
+    """Write the published arrays of the five rats (Allen et al. 2016) as NWB files."""
+    from neuroshare.recordings.allen2016 import convert_allen2016
+
+    for path in convert_allen2016(folder, out, extraction=extraction):
+        typer.echo(str(path))
 
 
 @app.command()
