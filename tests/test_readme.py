@@ -11,7 +11,8 @@ README = Path(__file__).parents[1] / "README.md"
 
 @pytest.mark.slow
 def test_quickstart_runs_as_typed(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    code = "\n".join(blocks)
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
