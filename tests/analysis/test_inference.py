@@ -64,3 +64,20 @@ def test_sign_flip_reaches_one_over_two_to_the_n(n):
 def test_sign_flip_of_many_subjects_is_sampled():
     p, _ = inference.sign_flip(np.random.default_rng(0).normal(size=20))
     assert 0 < p <= 1
+
+
+def test_drawn_subjects_are_never_one_alone():
+    chosen = inference.draw_subjects(2, 500, seed=0)
+    assert (np.sort(chosen, axis=1) == [0, 1]).all()
+    assert (inference.draw_subjects(1, 3) == 0).all()
+
+
+def test_means_over_drawn_pairs_leave_out_a_subject_with_itself():
+    values = np.arange(9.0).reshape(1, 3, 3)
+    chosen = np.array([[0, 0, 2]])
+    # Subject 0 twice: the pairs (0, 2) and (2, 0), each two times.
+    np.testing.assert_allclose(inference.pair_means(values, chosen), (2 + 6) / 2)
+    np.testing.assert_allclose(inference.subject_means(values[:, 0], chosen), 2 / 3)
+    values[:, 0, 2] = np.nan
+    np.testing.assert_allclose(inference.pair_means(values, chosen), 6)
+    assert np.isnan(inference.pair_means(np.full((1, 1, 1), np.nan), np.array([[0]]))).all()

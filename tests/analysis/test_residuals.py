@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroshare.analysis.residuals import divergence, residuals
+from neuroshare.analysis.residuals import _information, departure, divergence, residuals
 from neuroshare.linear import LinearAlignment
 from neuroshare.recordings.binning import bin_spikes
 from neuroshare.recordings.pairing import pair_subjects
@@ -143,3 +143,109 @@ def test_divergence_of_equal_posteriors_is_zero():
     gone = divergence(posterior)
     assert np.isnan(gone.sel(time=0.1, subject="c"))
     np.testing.assert_allclose(gone.sel(time=0.1, subject="a"), 0, atol=1e-12)
+
+
+def test_private_information_is_in_the_residual_and_not_in_the_imputation():
+    # Half of a's trials, whatever the odor, are of a kind that nobody else knows.
+    counts = simulated(2.0, n_trials=40, mean_rate=8.0, private=0.5)
+    rng = np.random.default_rng(0)
+    kind = rng.permutation(np.arange(counts["a"].sizes["trial"]) % 2)
+    more = rng.poisson(0.3, counts["a"].shape) * (np.arange(40) < 12)[:, None]
+    counts["a"] = counts["a"] + more * kind[:, None, None]
+    paired = pair_subjects(counts, by="odor", step=0.1)
+    train, test = paired.split(0.5)
+    model = LinearAlignment("mcca", latent_dim=4).fit(train)
+    found = residuals(model, test)
+    here = (found.unit_subject == "a").values
+    of_trial = dict(zip(counts["a"].trial.values, kind, strict=True))
+    truth = np.array([of_trial[t] for t in found.trial.sel(subject="a").values])
+
+    def told(values):
+        """Accuracy of a threshold half way between the kinds, learned on the other half."""
+        first = np.arange(len(truth)) % 2 == 0
+        axis = values[first & (truth == 1)].mean(0) - values[first & (truth == 0)].mean(0)
+        score = values @ axis
+        middle = (score[first & (truth == 1)].mean() + score[first & (truth == 0)].mean()) / 2
+        return np.mean((score > middle)[~first] == truth[~first])
+
+    assert told(found.residual[:, here].values) > 0.95
+    imputed = model.impute(test, "a").sum("lag").values
+    # 4 standard errors of 80 trials, whose windows are not independent: 0.22.
+    assert abs(told(imputed) - 0.5) < 0.22
+    share = found.share_unit[:, here]
+    marked = np.arange(40) < 12
+    specific = share.sel(part="specific")
+    assert specific[marked].mean() > specific[~marked].mean() + 0.1
+
+
+def test_intervals_of_shares_hold_the_shares(parts):
+    model, train, test = parts
+    found = residuals(model, test, train, n_bootstraps=100, n_permutations=19)
+    np.testing.assert_allclose(found.share.sum("part"), 1)
+    np.testing.assert_allclose(found.share, found.variance / found.variance.sum("part"))
+    low, high = found.share_interval.values
+    assert (low < found.share).all()
+    assert (found.share < high).all()
+    # The same numbers whether the null goes through the classifier once or window by window.
+    assert found.null_information_residual.sizes == {"permutation": 19, "level": 2, "subject": 3}
+    again = residuals(model, test, train)
+    np.testing.assert_array_equal(again.information_residual, found.information_residual)
+
+
+def make_latents(shift, n_trials=40, dim=3):
+    rng = np.random.default_rng(0)
+    odor, times = np.tile(["A", "B"], n_trials // 2), np.array([0.1, 0.2])
+    z = rng.normal(size=(3, n_trials, 2, dim))
+    z[2, :, 1, 0] += shift
+    return xr.DataArray(
+        z.reshape(3, -1, dim),
+        dims=("subject", "window", "latent"),
+        coords={
+            "subject": list("abc"),
+            "odor": ("window", np.repeat(odor, 2)),
+            "time": ("window", np.tile(times, n_trials)),
+            "trial": (("subject", "window"), np.tile(np.repeat(np.arange(n_trials), 2), (3, 1))),
+        },
+        attrs={"by": "odor"},
+    )
+
+
+def test_who_departs_when_is_seen():
+    far = departure(make_latents(shift=4.0))
+    at = far.divergence.sel(subject="c")
+    assert at.sel(time=0.2) > 6  # 4^2 / 2, less the noise
+    assert at.sel(time=0.1) < 1
+    # Nobody departs from itself; the others keep each other.
+    assert (far.within < 1).all()
+    assert (far.divergence.sel(subject=["a", "b"]) < 1.5).all()
+
+
+def test_departure_counts_every_trial_once_and_ignores_absence():
+    latents = make_latents(shift=1.0)
+    again = xr.concat([latents, latents.isel(window=slice(0, 30))], "window")
+    xr.testing.assert_allclose(departure(again), departure(latents))
+    latents[0] = np.nan
+    gone = departure(latents)
+    assert gone.divergence.sel(subject="a").isnull().all()
+    assert np.isfinite(gone.divergence.sel(subject=["b", "c"])).all()
+
+
+class Shouting:
+    """Predicts the condition loudly for a subject that says nothing about it."""
+
+    def impute(self, paired, target, source=None):
+        windows = paired.select([n for n in paired.subjects if n != target])
+        odor = windows.coords()[paired.by][1]
+        shape = (len(odor), 40, paired.width)
+        loud = np.broadcast_to((odor == "A")[:, None, None] * 1.0, shape)
+        return xr.DataArray(loud, dims=("window", "unit", "lag"))
+
+
+def test_a_prediction_cannot_put_information_into_the_residual():
+    train, test = pair_subjects(simulated(0.0, n_trials=20), by="odor", step=0.1).split(0.5)
+    model = Shouting()
+    information = _information(model, train, test, "a", 3, 4, 39, np.random.default_rng(0))[0]
+    # One of four conditions would be told without an error: 0.25 + 0.75 / 4 and more.
+    assert information["residual"][1] < 0.4
+    p = (1 + (information["null"] >= information["residual"]).sum(axis=0)) / 40
+    assert (p > 0.05).all()

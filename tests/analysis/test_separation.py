@@ -153,3 +153,23 @@ def test_one_subject_has_no_cross_accuracy():
     assert (scores.own > 0.8).all()
     assert np.isnan(scores.mean_cross).all()
     assert np.isnan(scores.p_mean_cross).all()
+
+
+def test_bootstrap_samples_of_two_models_are_paired():
+    train, test = make_latents(signal=1), make_latents(first=100, signal=1)
+    one = separation(train, test, n_bootstraps=60)
+    two = separation(train, test, n_bootstraps=60, n_permutations=19)
+    np.testing.assert_array_equal(one.sample_mean_cross, two.sample_mean_cross)
+    worse = test + np.random.default_rng(0).normal(size=test.shape)
+    other = separation(train, worse.assign_attrs(by="odor"), n_bootstraps=60)
+    together = (one.sample_mean_own - other.sample_mean_own).std("sample")
+    apart = np.sqrt(one.sample_mean_own.var("sample") + other.sample_mean_own.var("sample"))
+    assert (together < apart).all()
+
+
+def test_a_certain_classifier_has_finite_log_probabilities():
+    scores = separation(make_latents(signal=300), make_latents(first=100, signal=300))
+    np.testing.assert_allclose(scores.own, 1)
+    two = [part.isel(window=part.odor.isin(["A", "B"]).values) for part in
+           (make_latents(), make_latents(first=100))]  # fmt: skip
+    assert (separation(*two).own > 0.8).all()

@@ -107,11 +107,13 @@ def residuals(
     counts are therefore split at random into folds, each predicted from the others: for Poisson
     spikes these are independent (Neufeld et al. 2024, Biostatistics 25).
 
-    For the condition information the others predict from sets of their held-out trials, no trial
-    in two sets, and every trial of the subject meets `n_repairs` sets of its condition, drawn at
-    random. The null permutes the conditions between whole trials of the subject, and between whole
-    sets, and lets them meet anew: the residual depends on partners of the same condition, so
-    permuting only the labels of residuals would be too lenient.
+    For the condition information the others predict from sets of their trials, no trial in two
+    sets, and every trial of the subject meets `n_repairs` sets of its condition, drawn at random.
+    What they predict is scaled by one slope per subject, from other trials than it is applied to:
+    the prediction knows the condition, so taking too much of it away would put into the residual
+    what the subject never told. The null permutes the conditions between whole trials of the
+    subject, and between whole sets, and lets them meet anew: the residual depends on partners of
+    the same condition, so permuting only the labels of residuals would be too lenient.
 
     Divergence is the closed-form bound -log mean_k exp(-KL(q_b || q_k)) on KL(q_b || mixture of
     the others) of Hershey & Olsen 2007, ICASSP.
@@ -171,7 +173,9 @@ def residuals(
         left[held.present] = held.sums() - s[_rows(held, own)]
         residual.append(left)
         if train is not None:
-            found, chance = _information(model, train, test, name, n_repairs, n_permutations, rng)
+            found, chance = _information(
+                model, train, test, name, n_repairs, n_folds, n_permutations, rng
+            )
             for key, values in found.items():
                 information[key].append(values)
 
@@ -304,6 +308,8 @@ def departure(latents: xr.DataArray, by: str | None = None, seed: int = 0) -> xr
     scale = np.full_like(loc, np.nan)
     for b in range(n):
         present = ~np.isnan(z[b]).any(axis=1)
+        if not present.any():
+            continue
         _, position = np.unique(trial[b][present], return_inverse=True)
         # Every trial and time once, however many partners it has.
         _, first = np.unique(position * n_cells + cell[present], return_index=True)
@@ -459,12 +465,13 @@ def _information(
     test: Any,
     name: str,
     n_partners: int,
+    n_folds: int,
     n_permutations: int,
     rng: np.random.Generator,
 ) -> tuple[dict[str, Array], float]:
     """Balanced accuracy (level) of the condition from counts and from residuals, and chance."""
-    seen, held = _Meeting.of(model, train, name), _Meeting.of(model, test, name)
-    if len(shared := np.intersect1d(seen.own.trial_ids, held.own.trial_ids)):
+    seen, held = (_Meeting.of(model, part, name, n_folds, rng) for part in (train, test))
+    if len(shared := np.intersect1d(seen.trial_ids, held.trial_ids)):
         raise ValueError(
             f"trials {shared[:5].tolist()} of subject {name!r} are in both parts. Split by "
             "trial before pairing, as PairedWindows.split does."
@@ -478,9 +485,9 @@ def _information(
         votes = tally(log_p, windows)[:, None]
         return np.asarray(balanced_accuracy(truth[None], votes)[0, :, 0])
 
-    by_activity = learned(seen.activity())
+    by_activity = learned(seen.windows(seen.y))
     by_residual = learned(seen.residual(n_partners, rng))
-    activity = held.activity()
+    activity = held.windows(held.y)
     # The classifier is affine up to its softmax: once through it, the null costs next to nothing.
     held = held.through(lambda z: logits(by_residual, z))
 
@@ -502,64 +509,91 @@ def _information(
 class _Meeting:
     """One subject's trials, and sets of trials of the others that predict it."""
 
-    own: TargetWindows  # every trial and time once
-    y: Array  # (window, unit)
-    expected: Array  # (set, start, unit)
-    nothing: Array  # (unit,), expected without a partner
-    labels: NDArray[Any]  # (trial,) of `own`
+    y: Array  # (trial, start, unit)
+    expected: Array  # (set, start, unit), deviations from the mean over sets
+    y_expected: Array  # (trial, set), inner products for the slope
+    expected_expected: Array  # (set, set)
+    labels: NDArray[Any]  # (trial,)
     set_labels: NDArray[Any]  # (set,)
-    pattern: NDArray[np.int64]  # (set,) which of the others take part
+    pattern: NDArray[np.int64]  # (set,), which of the others take part
+    fold: NDArray[np.int64]  # (trial,)
+    times: Array  # (start,)
+    trial_ids: NDArray[Any]  # (trial,)
 
     @classmethod
-    def of(cls, model: Imputer, paired: Any, name: str) -> _Meeting:
+    def of(
+        cls, model: Imputer, paired: Any, name: str, n_folds: int, rng: np.random.Generator
+    ) -> _Meeting:
         own = TargetWindows.of(paired.select([name]), name)
+        times, tick = np.unique(own.time, return_inverse=True)
+        counts = own.sums()
+        y = np.empty((len(own.trial_ids), len(times), counts.shape[1]))
+        y[own.trial, tick] = counts
         others = paired.select([other for other in paired.subjects if other != name])
         # No trial in two sets, so that sets without information are exchangeable.
         others = replace(others, surplus="drop")
-        expected = model.impute(others, target=name).values.sum(axis=2)
         present = others.table >= 0
-        y = own.sums()
+        expected = model.impute(others, target=name).values.sum(axis=2)
+        expected = expected.reshape(len(present), *y.shape[1:])
+        expected = expected - expected.mean(axis=0)
+        # Units weigh by the inverse of their Poisson variance.
+        weight = 1 / (y.mean(axis=(0, 1)) + 1e-3)
+        products = [
+            np.einsum("isu,jsu,u->ij", left, expected, weight, optimize=True)
+            for left in (y - y.mean(axis=0), expected)
+        ]
         return cls(
-            own=own,
             y=y,
-            nothing=y.mean(axis=0),
-            expected=expected.reshape(len(present), len(others.starts), -1),
+            expected=expected,
+            y_expected=products[0],
+            expected_expected=products[1],
             labels=own.trial_condition,
             set_labels=others.coords()[others.by][1][:: len(others.starts)],
             pattern=np.unique(present, axis=0, return_inverse=True)[1].ravel(),
+            fold=rng.permutation(len(y)) % n_folds,
+            times=times,
+            trial_ids=own.trial_ids,
+        )
+
+    def windows(self, values: Array) -> Windows:
+        """Values (trial, start, ...) as windows with their labels."""
+        n_trials, n_starts = values.shape[:2]
+        trial = np.repeat(np.arange(n_trials), n_starts)
+        return Windows(
+            z=values.reshape(n_trials * n_starts, -1),
+            condition=self.labels[trial],
+            time=np.tile(self.times, n_trials),
+            trial=trial,
+            trial_ids=self.trial_ids,
+            trial_condition=self.labels,
         )
 
     def through(self, affine: Callable[[Array], Array]) -> _Meeting:
         """Everything mapped, so that residuals of the result are the mapped residuals."""
-        n = self.expected.shape[-1]
-        offset = affine(np.zeros((1, n)))
-        expected = affine(self.expected.reshape(-1, n)) - offset
-        return replace(
-            self,
-            y=affine(self.y),
-            expected=expected.reshape(*self.expected.shape[:-1], -1),
-            nothing=(affine(self.nothing[None]) - offset)[0],
-        )
 
-    def activity(self) -> Windows:
-        """Counts."""
-        own = self.own
-        return Windows(
-            self.y, self.labels[own.trial], own.time, own.trial, own.trial_ids, self.labels
-        )
+        def mapped(values: Array) -> Array:
+            return affine(values.reshape(-1, values.shape[-1])).reshape(*values.shape[:-1], -1)
+
+        offset = affine(np.zeros((1, self.y.shape[-1])))
+        return replace(self, y=mapped(self.y), expected=mapped(self.expected) - offset)
 
     def residual(self, n_partners: int, rng: np.random.Generator) -> Windows:
         """Counts minus what is expected from sets of the same condition."""
-        predicted = np.empty((len(self.labels), *self.expected.shape[1:]))
-        predicted[:] = self.nothing
+        predicted = np.zeros((len(self.y), *self.expected.shape[1:]))
+        along, size = np.zeros(len(self.y)), np.zeros(len(self.y))
         for label in np.unique(self.labels):
             sets = np.flatnonzero(self.set_labels == label)
             trials = np.flatnonzero(self.labels == label)
             if len(sets):
                 drawn = sets[rng.integers(len(sets), size=(len(trials), n_partners))]
                 predicted[trials] = self.expected[drawn].mean(axis=1)
-        tick = np.searchsorted(np.unique(self.own.time), self.own.time)
-        return replace(self.activity(), z=self.y - predicted[self.own.trial, tick])
+                along[trials] = self.y_expected[trials[:, None], drawn].mean(axis=1)
+                gram = self.expected_expected[drawn[:, :, None], drawn[:, None, :]]
+                size[trials] = gram.mean(axis=(1, 2))
+        n_folds = self.fold.max() + 1
+        others = np.arange(n_folds)[:, None] != self.fold
+        slope = np.maximum(others @ along, 0) / np.maximum(others @ size, 1e-12)
+        return self.windows(self.y - slope[self.fold][:, None, None] * predicted)
 
     def permuted(self, rng: np.random.Generator) -> _Meeting:
         """Conditions exchanged between whole trials, and between whole sets of like subjects."""
