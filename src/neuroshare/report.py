@@ -474,9 +474,9 @@ def _methods(
             "The variance of held-out window counts was parted into what the others predict, what "
             "is the subject's own, and Poisson noise, with slopes from other trials than the "
             f"covariances they multiply; mean over subjects: {parts}. What the model itself "
-            "reconstructs was measured on split counts (Neufeld et al. 2024). From what the others "
-            f"do not predict, {by} was told with balanced accuracy {float(at.min()):.2f} to "
-            f"{float(at.max()):.2f} per trial."
+            "reconstructs was measured on split counts (Neufeld et al. 2024). From what counts do "
+            f"outside the directions of the others' predictions, {by} was told with balanced "
+            f"accuracy {float(at.min()):.2f} to {float(at.max()):.2f} per trial."
         )
         if "departure" in found:
             fourth += (

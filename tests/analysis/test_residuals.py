@@ -186,7 +186,6 @@ def test_intervals_of_shares_hold_the_shares(parts):
     low, high = found.share_interval.values
     assert (low < found.share).all()
     assert (found.share < high).all()
-    # The same numbers whether the null goes through the classifier once or window by window.
     assert found.null_information_residual.sizes == {"permutation": 19, "level": 2, "subject": 3}
     again = residuals(model, test, train)
     np.testing.assert_array_equal(again.information_residual, found.information_residual)
@@ -244,8 +243,8 @@ class Shouting:
 def test_a_prediction_cannot_put_information_into_the_residual():
     train, test = pair_subjects(simulated(0.0, n_trials=20), by="odor", step=0.1).split(0.5)
     model = Shouting()
-    information = _information(model, train, test, "a", 3, 4, 39, np.random.default_rng(0))[0]
-    # One of four conditions would be told without an error: 0.25 + 0.75 / 4 and more.
+    information = _information(model, train, test, "a", 39, np.random.default_rng(0))[0]
+    # Subtracted, one of four conditions would be told without an error: 0.25 + 0.75 / 4 and more.
     assert information["residual"][1] < 0.4
     p = (1 + (information["null"] >= information["residual"]).sum(axis=0)) / 40
     assert (p > 0.05).all()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import log_softmax, logsumexp
+from scipy.special import logsumexp
 
 from neuroshare.analysis.imputation import Imputer, TargetWindows, unit_coords
 from neuroshare.analysis.inference import bootstrap, interval, p_value
@@ -19,7 +19,6 @@ from neuroshare.analysis.separation import (
     balanced_accuracy,
     classifier,
     log_probabilities,
-    logits,
     tally,
 )
 
@@ -57,8 +56,7 @@ def residuals(
     n_folds
         Folds of the trials on which predictions are calibrated, and of the count splitting.
     n_permutations
-        Permutations of the null of the condition information; 0 leaves it out. They ask nothing of
-        the model.
+        Permutations of the null of the condition information; 0 leaves it out.
     n_bootstraps
         Bootstrap samples of the intervals of `share`, over trials; 0 leaves them out.
     posterior
@@ -107,13 +105,12 @@ def residuals(
     counts are therefore split at random into folds, each predicted from the others: for Poisson
     spikes these are independent (Neufeld et al. 2024, Biostatistics 25).
 
-    For the condition information the others predict from sets of their trials, no trial in two
-    sets, and every trial of the subject meets `n_repairs` sets of its condition, drawn at random.
-    What they predict is scaled by one slope per subject, from other trials than it is applied to:
-    the prediction knows the condition, so taking too much of it away would put into the residual
-    what the subject never told. The null permutes the conditions between whole trials of the
-    subject, and between whole sets, and lets them meet anew: the residual depends on partners of
-    the same condition, so permuting only the labels of residuals would be too lenient.
+    For the condition information the residual is what a subject's counts do outside the directions,
+    in the space of its units, along which the others' predictions vary (99 % of their variance over
+    training windows, units scaled by their deviation). Predictions themselves are not subtracted
+    there: partners are chosen by condition, so a prediction tells the condition without an error,
+    and wherever it is a little too large or small the difference would tell it too, even of a
+    subject that says nothing. The null permutes the conditions between whole held-out trials.
 
     Divergence is the closed-form bound -log mean_k exp(-KL(q_b || q_k)) on KL(q_b || mixture of
     the others) of Hershey & Olsen 2007, ICASSP.
@@ -173,9 +170,7 @@ def residuals(
         left[held.present] = held.sums() - s[_rows(held, own)]
         residual.append(left)
         if train is not None:
-            found, chance = _information(
-                model, train, test, name, n_repairs, n_folds, n_permutations, rng
-            )
+            found, chance = _information(model, train, test, name, n_permutations, rng)
             for key, values in found.items():
                 information[key].append(values)
 
@@ -460,145 +455,48 @@ def _split_counts(
 
 
 def _information(
-    model: Imputer,
-    train: Any,
-    test: Any,
-    name: str,
-    n_partners: int,
-    n_folds: int,
-    n_permutations: int,
-    rng: np.random.Generator,
+    model: Imputer, train: Any, test: Any, name: str, n_permutations: int, rng: np.random.Generator
 ) -> tuple[dict[str, Array], float]:
     """Balanced accuracy (level) of the condition from counts and from residuals, and chance."""
-    seen, held = (_Meeting.of(model, part, name, n_folds, rng) for part in (train, test))
+    seen, held = (TargetWindows.of(part.select([name]), name) for part in (train, test))
     if len(shared := np.intersect1d(seen.trial_ids, held.trial_ids)):
         raise ValueError(
             f"trials {shared[:5].tolist()} of subject {name!r} are in both parts. Split by "
             "trial before pairing, as PairedWindows.split does."
         )
-
-    def learned(windows: Windows) -> Any:
-        return classifier(C=1e-3).fit(windows.z, windows.condition)
-
-    def score(known: Any, windows: Windows, log_p: Array) -> Array:
-        truth = windows.trial_condition[:, None] == known.classes_
-        votes = tally(log_p, windows)[:, None]
-        return np.asarray(balanced_accuracy(truth[None], votes)[0, :, 0])
-
-    by_activity = learned(seen.windows(seen.y))
-    by_residual = learned(seen.residual(n_partners, rng))
-    activity = held.windows(held.y)
-    # The classifier is affine up to its softmax: once through it, the null costs next to nothing.
-    held = held.through(lambda z: logits(by_residual, z))
-
-    def once(meeting: _Meeting) -> Array:
-        windows = meeting.residual(n_partners, rng)
-        return score(by_residual, windows, log_softmax(windows.z, axis=1))
-
-    found = {
-        "activity": score(by_activity, activity, log_probabilities(by_activity, activity.z)),
-        "residual": once(held),
-    }
-    null = [once(held.permuted(rng)) for _ in range(n_permutations)]
+    others = train.select([other for other in train.subjects if other != name])
+    predicted = model.impute(others, target=name).values.sum(axis=2)
+    counts = seen.sums(), held.sums()
+    scale = counts[0].std(axis=0)
+    scale[scale == 0] = 1.0
+    axes = _predicted_axes(predicted / scale)
+    found = {}
+    for key in ("activity", "residual"):
+        x, held_x = (values / scale for values in counts)
+        if key == "residual":
+            x, held_x = x - x @ axes @ axes.T, held_x - held_x @ axes @ axes.T
+        known = classifier(C=1e-3).fit(x, seen.condition)
+        windows = Windows(
+            held_x, held.condition, held.time, held.trial, held.trial_ids, held.trial_condition
+        )
+        votes = tally(log_probabilities(known, held_x), windows)[:, None]
+        truth = held.trial_condition[:, None] == known.classes_
+        found[key] = np.asarray(balanced_accuracy(truth[None], votes)[0, :, 0])
     if n_permutations:
-        found["null"] = np.stack(null)
-    return found, 1 / len(by_residual.classes_)
+        permuted = np.stack([truth[rng.permutation(len(truth))] for _ in range(n_permutations)])
+        found["null"] = np.asarray(balanced_accuracy(permuted, votes)[:, :, 0])
+    return found, 1 / len(known.classes_)
 
 
-@dataclass(frozen=True)
-class _Meeting:
-    """One subject's trials, and sets of trials of the others that predict it."""
-
-    y: Array  # (trial, start, unit)
-    expected: Array  # (set, start, unit), deviations from the mean over sets
-    y_expected: Array  # (trial, set), inner products for the slope
-    expected_expected: Array  # (set, set)
-    labels: NDArray[Any]  # (trial,)
-    set_labels: NDArray[Any]  # (set,)
-    pattern: NDArray[np.int64]  # (set,), which of the others take part
-    fold: NDArray[np.int64]  # (trial,)
-    times: Array  # (start,)
-    trial_ids: NDArray[Any]  # (trial,)
-
-    @classmethod
-    def of(
-        cls, model: Imputer, paired: Any, name: str, n_folds: int, rng: np.random.Generator
-    ) -> _Meeting:
-        own = TargetWindows.of(paired.select([name]), name)
-        times, tick = np.unique(own.time, return_inverse=True)
-        counts = own.sums()
-        y = np.empty((len(own.trial_ids), len(times), counts.shape[1]))
-        y[own.trial, tick] = counts
-        others = paired.select([other for other in paired.subjects if other != name])
-        # No trial in two sets, so that sets without information are exchangeable.
-        others = replace(others, surplus="drop")
-        present = others.table >= 0
-        expected = model.impute(others, target=name).values.sum(axis=2)
-        expected = expected.reshape(len(present), *y.shape[1:])
-        expected = expected - expected.mean(axis=0)
-        # Units weigh by the inverse of their Poisson variance.
-        weight = 1 / (y.mean(axis=(0, 1)) + 1e-3)
-        products = [
-            np.einsum("isu,jsu,u->ij", left, expected, weight, optimize=True)
-            for left in (y - y.mean(axis=0), expected)
-        ]
-        return cls(
-            y=y,
-            expected=expected,
-            y_expected=products[0],
-            expected_expected=products[1],
-            labels=own.trial_condition,
-            set_labels=others.coords()[others.by][1][:: len(others.starts)],
-            pattern=np.unique(present, axis=0, return_inverse=True)[1].ravel(),
-            fold=rng.permutation(len(y)) % n_folds,
-            times=times,
-            trial_ids=own.trial_ids,
-        )
-
-    def windows(self, values: Array) -> Windows:
-        """Values (trial, start, ...) as windows with their labels."""
-        n_trials, n_starts = values.shape[:2]
-        trial = np.repeat(np.arange(n_trials), n_starts)
-        return Windows(
-            z=values.reshape(n_trials * n_starts, -1),
-            condition=self.labels[trial],
-            time=np.tile(self.times, n_trials),
-            trial=trial,
-            trial_ids=self.trial_ids,
-            trial_condition=self.labels,
-        )
-
-    def through(self, affine: Callable[[Array], Array]) -> _Meeting:
-        """Everything mapped, so that residuals of the result are the mapped residuals."""
-
-        def mapped(values: Array) -> Array:
-            return affine(values.reshape(-1, values.shape[-1])).reshape(*values.shape[:-1], -1)
-
-        offset = affine(np.zeros((1, self.y.shape[-1])))
-        return replace(self, y=mapped(self.y), expected=mapped(self.expected) - offset)
-
-    def residual(self, n_partners: int, rng: np.random.Generator) -> Windows:
-        """Counts minus what is expected from sets of the same condition."""
-        predicted = np.zeros((len(self.y), *self.expected.shape[1:]))
-        along, size = np.zeros(len(self.y)), np.zeros(len(self.y))
-        for label in np.unique(self.labels):
-            sets = np.flatnonzero(self.set_labels == label)
-            trials = np.flatnonzero(self.labels == label)
-            if len(sets):
-                drawn = sets[rng.integers(len(sets), size=(len(trials), n_partners))]
-                predicted[trials] = self.expected[drawn].mean(axis=1)
-                along[trials] = self.y_expected[trials[:, None], drawn].mean(axis=1)
-                gram = self.expected_expected[drawn[:, :, None], drawn[:, None, :]]
-                size[trials] = gram.mean(axis=(1, 2))
-        n_folds = self.fold.max() + 1
-        others = np.arange(n_folds)[:, None] != self.fold
-        slope = np.maximum(others @ along, 0) / np.maximum(others @ size, 1e-12)
-        return self.windows(self.y - slope[self.fold][:, None, None] * predicted)
-
-    def permuted(self, rng: np.random.Generator) -> _Meeting:
-        """Conditions exchanged between whole trials, and between whole sets of like subjects."""
-        set_labels = self.set_labels.copy()
-        for pattern in np.unique(self.pattern):
-            alike = np.flatnonzero(self.pattern == pattern)
-            set_labels[alike] = set_labels[rng.permutation(alike)]
-        return replace(self, labels=rng.permutation(self.labels), set_labels=set_labels)
+def _predicted_axes(predicted: Array) -> Array:
+    """Orthonormal axes (unit, axis) that hold 99 % of the variance of predictions."""
+    predicted = predicted[~np.isnan(predicted[:, 0])]
+    if not len(predicted):
+        return np.zeros((predicted.shape[1], 0))
+    values, axes = np.linalg.eigh(np.cov(predicted.T, bias=True).reshape(predicted.shape[1], -1))
+    values, axes = np.maximum(values[::-1], 0), axes[:, ::-1]
+    total = values.sum()
+    if total <= 1e-12:
+        return axes[:, :0]
+    n = int(np.searchsorted(np.cumsum(values), 0.99 * total)) + 1
+    return np.asarray(axes[:, :n])

@@ -239,17 +239,12 @@ def classifier(C: float = 1.0) -> Pipeline:
     )
 
 
-def logits(known: Pipeline, z: NDArray[Any]) -> Array:
-    """Log-probabilities (window, condition) but for a constant per window: affine in z."""
+def log_probabilities(known: Pipeline, z: NDArray[Any]) -> Array:
+    """Log-probabilities (window, condition), finite also where the classifier is certain."""
     decision = known.decision_function(z)
     if decision.ndim == 1:  # two conditions
         decision = np.stack([np.zeros_like(decision), decision], axis=1)
-    return np.asarray(decision)
-
-
-def log_probabilities(known: Pipeline, z: NDArray[Any]) -> Array:
-    """Log-probabilities (window, condition), finite also where the classifier is certain."""
-    return np.asarray(log_softmax(logits(known, z), axis=1))
+    return np.asarray(log_softmax(decision, axis=1))
 
 
 @dataclass(frozen=True)
