@@ -15,7 +15,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 import neuroshare as ns
-from neuroshare.model import _Windows
+from neuroshare.resident import ResidentWindows
 from neuroshare.vae import train as training
 from neuroshare.vae.likelihoods import Gaussian, Likelihood, NegativeBinomial, Poisson
 from neuroshare.vae.objectives import MMVM, OBJECTIVES, Elbo, Objective
@@ -769,7 +769,7 @@ def test_the_advice_of_load_can_be_followed(parts, tmp_path):
 def test_batches_equal_the_labelled_windows(counts, surplus):
     fewer = dict(counts) | {"mitt": counts["mitt"].isel(trial=slice(None, 13))}
     paired, _ = pair(fewer, surplus=surplus).split(0.3, seed=1)
-    windows = _Windows(paired, torch.device("cpu"))
+    windows = ResidentWindows(paired, torch.device("cpu"))
     assert len(windows) == len(paired)
     index = torch.randperm(len(windows), generator=torch.Generator().manual_seed(0))
     x, observed = windows.batch(index)
@@ -784,7 +784,7 @@ def test_windows_are_never_materialised(counts):
     storages = []
     for step in (0.02, 0.04, 0.1):
         train, _ = pair(counts, step=step).split(0.34, seed=0)
-        windows = _Windows(train, torch.device("cpu"))
+        windows = ResidentWindows(train, torch.device("cpu"))
         storages.append([view.untyped_storage().nbytes() for view in windows.views])
         for name, nbytes in zip(UNITS, storages[-1], strict=True):
             # One byte per count of a training trial, however many windows overlap.
@@ -799,7 +799,7 @@ def test_counts_are_kept_in_few_bytes_without_loss(counts, dtype, value, nbytes)
     array = counts["mitt"].astype(dtype).copy()
     array[0, 0, 0] = value
     paired = ns.pair_subjects({"mitt": array}, "odor", 0.1, 0.02)
-    windows = _Windows(paired, torch.device("cpu"))
+    windows = ResidentWindows(paired, torch.device("cpu"))
     assert windows.views[0].element_size() == nbytes
     x, _ = windows.batch(torch.arange(len(windows)))
     assert x[0].dtype == torch.float32
@@ -809,7 +809,7 @@ def test_counts_are_kept_in_few_bytes_without_loss(counts, dtype, value, nbytes)
 
 def test_partners_are_drawn_anew_every_epoch_within_the_training_trials(counts):
     train, _ = pair(counts).split(0.34, seed=0)
-    windows = _Windows(train, torch.device("cpu"))
+    windows = ResidentWindows(train, torch.device("cpu"))
     tables = []
     for epoch in (0, 1, 2, 1):
         windows.redraw(epoch)
@@ -819,7 +819,7 @@ def test_partners_are_drawn_anew_every_epoch_within_the_training_trials(counts):
             assert rows.tolist() == list(range(len(train.trials[name])))
     assert tables[0] != tables[1] != tables[2]
     assert tables[1] == tables[3]
-    ranked = _Windows(pair(counts, order="rank"), torch.device("cpu"))
+    ranked = ResidentWindows(pair(counts, order="rank"), torch.device("cpu"))
     before = ranked.table.tolist()
     ranked.redraw(5)
     assert ranked.table.tolist() == before
