@@ -314,7 +314,7 @@ def draw_bound(table, path, features):
     figure, axes = plt.subplots(
         1,
         len(protocols),
-        figsize=(4 * len(protocols) + 0.4, 3.4),
+        figsize=(3.6 * len(protocols) + 1.4, 3.2),
         squeeze=False,
         layout="constrained",
     )
@@ -334,7 +334,8 @@ def draw_bound(table, path, features):
         ax.set(xscale="log", xlabel="beta", ylabel="objective of the last epoch, training")
         ax.set_title(protocol + " protocol", fontsize=10)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize=9)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
     _save(figure, path)
 
 
