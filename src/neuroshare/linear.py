@@ -282,6 +282,12 @@ class LinearAlignment(BaseEstimator):  # type: ignore[misc]
                 for source, z in partners.items():
                     product = z.reshape(-1, self.latent_dim).T @ flat
                     products[source][:, :, lag] = product / totals[source]
+            if self.features == "sum":
+                # One rate for all lags, as the latents have one weight: a rate of its own for
+                # every lag of the few windows that were looked at is mostly noise.
+                mean[:] = mean.mean(axis=1, keepdims=True)
+                for product in products.values():
+                    product[:] = product.mean(axis=2, keepdims=True)
             floor = 0.5 / (counts.shape[0] * len(train.starts))
             self.mean_counts_[target] = np.maximum(mean, floor if are_counts(counts) else -np.inf)
             for source, product in products.items():
