@@ -254,7 +254,7 @@ def test_trials_without_a_condition_are_left_out_with_a_word(tmp_path):
     label[0] = np.nan
     counts["mitt"] = counts["mitt"].assign_coords(odor=("trial", label))
     config = RunConfig((), by="odor", align="start_time", span=(0.0, 0.3), min_trials=3)
-    kept, left_out = run_module._keep_common_conditions(counts, config)
+    kept, left_out = run_module.keep_common_conditions(counts, config)
     assert pd.isna(kept["mitt"]["odor"].to_numpy()).sum() == 1
     assert left_out == []
     assert any("without a odor" in sentence for sentence in ns.pair_subjects(kept, "odor").report())

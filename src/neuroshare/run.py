@@ -233,7 +233,7 @@ def run_fit(
     """
     out = Path(out)
     counts, before = _read_counts_and_before(config)
-    counts, left_out = _keep_common_conditions(counts, config)
+    counts, left_out = keep_common_conditions(counts, config)
     paired = pair_subjects(
         counts, by=config.by, width=config.width, step=config.step, seed=config.seed
     )
@@ -299,7 +299,7 @@ def run_demo(
     return run_fit(config, out, overwrite=True, progress=progress, tell=tell)
 
 
-def _read_counts(config: RunConfig) -> dict[str, xr.DataArray]:
+def read_counts(config: RunConfig) -> dict[str, xr.DataArray]:
     """Counts (trial, unit, time) by subject, in the order of the files."""
     return _read_counts_and_before(config)[0]
 
@@ -350,7 +350,7 @@ def _before(session: Session, counts: xr.DataArray, config: RunConfig) -> xr.Dat
     return earlier if min(map(float, pieces), default=0.0) > 0.1 * float(counts.mean()) else None
 
 
-def _keep_common_conditions(
+def keep_common_conditions(
     counts: Mapping[str, xr.DataArray], config: RunConfig
 ) -> tuple[dict[str, xr.DataArray], list[str]]:
     """Leave out the trials of conditions that are rare or absent in any subject."""

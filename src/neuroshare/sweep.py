@@ -32,7 +32,7 @@ from neuroshare.analysis.separation import separation
 from neuroshare.model import SharedLatentModel
 from neuroshare.recordings.pairing import PairedWindows, pair_subjects
 from neuroshare.report import replacing
-from neuroshare.run import RunConfig, _keep_common_conditions, _read_counts
+from neuroshare.run import RunConfig, keep_common_conditions, read_counts
 
 _ONE_PER_PROCESS = threading.Lock()
 """Random numbers and numbers of threads belong to a process, not to a thread."""
@@ -269,7 +269,7 @@ def sweep_files(
 
     The table is also written to ``out/sweep.csv``.
     """
-    counts, left_out = _keep_common_conditions(_read_counts(config), config)
+    counts, left_out = keep_common_conditions(read_counts(config), config)
     paired = pair_subjects(
         counts, by=config.by, width=config.width, step=config.step, seed=config.seed
     )
