@@ -1,4 +1,6 @@
+from .analysis.embedding import embed as embed
 from .analysis.imputation import imputation_scores as imputation_scores
+from .analysis.residuals import departure as departure
 from .analysis.residuals import residuals as residuals
 from .analysis.separation import separation as separation
 from .compare import compare as compare
@@ -25,5 +27,10 @@ from .recordings.session import Session as Session
 from .recordings.simulate import simulate_sessions as simulate_sessions
 from .report import write_report as write_report
 from .sweep import sweep as sweep
+from .vae.likelihoods import Likelihood as Likelihood
+from .vae.objectives import MMVM as MMVM
+from .vae.objectives import Elbo as Elbo
+from .vae.objectives import Objective as Objective
+from .vae.schedule import Schedule as Schedule
 
 __version__: str
