@@ -90,6 +90,20 @@ def bits(model, train, test):
     return float(scores.bits_per_spike.sel(source="all others").mean())
 
 
+def pairs(model, train, test):
+    """Bits per spike of every source and target, above the mean rate and above the PSTH."""
+    scores = ns.imputation_scores(_Level(model), train, test)
+    return {
+        name: {
+            f"{source} -> {target}": round(float(value), 6)
+            for source, row in zip(scores.source.values, scores[variable].values, strict=True)
+            for target, value in zip(scores.target.values, row, strict=True)
+            if np.isfinite(value)
+        }
+        for name, variable in (("mean_rate", "bits_per_spike"), ("psth", "above_psth"))
+    }
+
+
 def scored(model, train, test):
     """All scores; imputation on windows that overlap by half."""
     return {
@@ -143,14 +157,20 @@ def one_seed(paired, seed, objectives):
     for objective in objectives:
         begun = time.perf_counter()
         settings = {"progress": False, "seed": seed}
+        fitted_on = train
         if objective == "start":
             # Where the defaults begin: what training adds is the difference.
             settings |= {"epochs": 1, "lr": 1e-12}
+        elif objective == "re-paired":
+            # The null: partners of any condition, everything else as it is.
+            fitted_on = train.repair(seed, shuffle_conditions=True)
         else:
             settings["objective"] = objective
-        model = ns.SharedLatentModel(**settings).fit(train)
+        model = ns.SharedLatentModel(**settings).fit(fitted_on)
         seconds = round(time.perf_counter() - begun, 1)
         found[objective] = {**scored(model, train, test), "fit_seconds": seconds}
+        if objective == "mmvm":
+            found[objective]["pairs"] = pairs(model, train.thinned(), test.thinned())
     return found
 
 
@@ -179,6 +199,17 @@ def summary(seeds, n_bootstraps=10_000):
                     "high": round(float(high), 5),
                     "seeds_above": int((difference > 0).sum()),
                 }
+    of_pairs = [row["mmvm"]["pairs"] for row in rows if "mmvm" in row]
+    for reference in ("mean_rate", "psth") if len(of_pairs) == len(rows) else ():
+        for pair in of_pairs[0][reference]:
+            each = np.array([row[reference][pair] for row in of_pairs])
+            low, high = np.quantile(each[drawn].mean(axis=1), [0.025, 0.975])
+            told.setdefault("pairs", {}).setdefault(reference, {})[pair] = {
+                "mean": round(float(each.mean()), 5),
+                "low": round(float(low), 5),
+                "high": round(float(high), 5),
+                "seeds_above": int((each > 0).sum()),
+            }
     return told
 
 

@@ -32,7 +32,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from neuroshare.linear import LinearAlignment
 from neuroshare.recordings.pairing import PairedWindows, are_counts
 from neuroshare.resident import ResidentWindows
-from neuroshare.start import Start, linear_starts, window_sums
+from neuroshare.start import Start, code_gains, linear_starts, window_sums
 from neuroshare.vae import train as training
 from neuroshare.vae.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
@@ -45,7 +45,7 @@ Init = Literal["mcca", "procrustes", "srm", "random"]
 
 _FORMAT = 1
 
-MMVM_RECIPE = {"cross": 0.8, "agreement": 0.4}
+MMVM_RECIPE = {"cross": 0.8, "combine": "mean"}
 """What ``objective="mmvm"`` adds to the rule of the paper, which is ``objective=MMVM()``."""
 
 
@@ -332,6 +332,10 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             )
             for modality, name in enumerate(train.subjects):
                 _start_at(vae, modality, train, name, starts[name])
+            if isinstance(vae.objective, MMVM) and vae.objective.combine == "mean":
+                gains = code_gains(train, self.latent_dim, counted, self.init, seed=self.seed)
+                if gains is not None:
+                    vae.objective.set_gain(*map(_tensor, gains))
             return
         aligned = None
         if linear and self.init != "random":

@@ -44,11 +44,10 @@ class MMVM(Objective):
         is the paper): log p(x_m | z_m) becomes (1 - cross) log p(x_m | z_m) + cross
         log p(x_m | s_k, p_m = 0) with another modality k, drawn for every batch. It is what
         imputation does, and keeps in the shared code whatever one modality can tell of another.
-    agreement
-        Imputation from n modalities decodes their mean code, stretched by
-        sqrt(n / (1 + (n - 1) agreement)): codes that correlate by `agreement` between modalities
-        vary less in their mean, and decoders know codes of single ones (our extension). None is the
-        paper: the mixture of what each code decodes to.
+    combine
+        What imputation decodes. ``"mixture"`` (the paper): every observed code, and averages what
+        they decode to. ``"mean"`` (our extension): their mean code times `gain`, which codes of
+        modalities that agree little have smaller, and the mean of many modalities larger.
 
     Notes
     -----
@@ -65,7 +64,7 @@ class MMVM(Objective):
         private_dim: int = 0,
         private_beta: float = 1.0,
         cross: float = 0.0,
-        agreement: float | None = None,
+        combine: Literal["mixture", "mean"] = "mixture",
     ) -> None:
         super().__init__()
         if bound not in ("pairwise", "mixture"):
@@ -89,18 +88,46 @@ class MMVM(Objective):
         self.bound = bound
         self.prior_weight = prior_weight
         self.private_dim = private_dim
+        self.private_beta = private_beta
         if not 0 <= cross <= 1:
             raise ValueError(f"The 'cross' parameter of mmvm must be in [0, 1]. Got {cross!r}.")
-        self.private_beta = private_beta
-        if agreement is not None and not 0 <= agreement <= 1:
+        if combine not in ("mixture", "mean"):
             raise ValueError(
-                f"The 'agreement' parameter of mmvm must be in [0, 1] or None. Got {agreement!r}."
+                f"The 'combine' parameter of mmvm must be 'mixture' or 'mean'. Got {combine!r}."
             )
         self.cross = cross
-        self.agreement = agreement
+        self.combine = combine
         self.register_buffer("alpha", torch.tensor(value_at(prior_weight, 0)), persistent=False)
 
     alpha: Tensor
+    gain_target: Tensor
+    gain_single: Tensor
+    gain_crossed: Tensor
+
+    def build(self, n_modalities: int, n_latents: int) -> None:  # noqa: D102
+        if self.combine == "mean":
+            n_shared = n_latents - self.private_dim
+            self.set_gain(torch.ones(n_shared), torch.eye(n_shared), torch.eye(n_shared))
+
+    def set_gain(self, target: Tensor, single: Tensor, crossed: Tensor) -> None:
+        """Take what `gain` is computed of: (shared,), (shared, shared) and (shared, shared)."""
+        self.register_buffer("gain_target", target)
+        self.register_buffer("gain_single", single)
+        self.register_buffer("gain_crossed", crossed)
+
+    def gain(self, n: Tensor) -> Tensor:
+        """Gain of the mean code of n modalities, (sample, shared latent).
+
+        The least squares of a target on the mean of n codes: what one code and the target have in
+        common (`gain_target`) over how the mean varies, of which 1/n is what one code varies
+        (`gain_single`) and the rest what two have in common (`gain_crossed`). Ones until measured.
+        """
+        n = n.clamp_min(1).to(self.gain_single.dtype)
+        largest = torch.arange(1, int(n.max()) + 1, device=n.device, dtype=n.dtype)[:, None, None]
+        varies = (self.gain_single + (largest - 1) * self.gain_crossed) / largest
+        solved = torch.linalg.solve(varies, self.gain_target.expand(len(varies), -1))
+        gains: Tensor = solved.clamp_min(0.0)
+        return gains[n.long() - 1]
 
     def start_epoch(self, epoch: int) -> None:  # noqa: D102
         self.alpha.fill_(value_at(self.prior_weight, epoch))
@@ -152,9 +179,10 @@ class MMVM(Objective):
         return torch.where(observed.unsqueeze(-1), q.loc, others)
 
     def imputing(self, q: Normal, observed: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        if self.agreement is None:
+        if self.combine == "mixture":
             return super().imputing(q, observed)
-        n = observed.sum(0).clamp_min(1)
-        stretch = (n / (1 + (n - 1) * self.agreement)).sqrt().unsqueeze(-1)
-        mean = (weights(observed, q.loc.dtype).unsqueeze(-1) * q.loc).sum(0) * stretch
-        return mean.unsqueeze(0), torch.ones_like(mean[None, ..., 0])
+        mean = (weights(observed, q.loc.dtype).unsqueeze(-1) * q.loc).sum(0)
+        n_shared = mean.shape[-1] - self.private_dim
+        shared = mean[..., :n_shared] * self.gain(observed.sum(0))
+        z = torch.cat([shared, mean[..., n_shared:]], dim=-1)
+        return z.unsqueeze(0), torch.ones_like(z[None, ..., 0])
