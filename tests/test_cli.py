@@ -1,5 +1,8 @@
 import sys
 
+import h5py
+import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
@@ -38,8 +41,9 @@ def recordings(neuroshare, tmp_path):
 def test_inspect_shows_units_trials_and_columns(neuroshare, recordings):
     code, out, _ = neuroshare("inspect", *recordings)
     assert code == 0
-    assert "Session('mitt': 9 units" in out
-    assert "Session('stella': 7 units" in out
+    assert "  subject mitt\n  units 9; " in out
+    assert "  subject stella\n  units 7; " in out
+    assert "trials 24 from" in out
     assert "trial column odor: A (6), B (6), C (6), D (6)" in out
 
 
@@ -49,11 +53,73 @@ def test_inspect_goes_on_after_a_file_it_cannot_read(neuroshare, recordings, tmp
     code, out, err = neuroshare("inspect", broken, recordings[0])
     assert code == 2
     assert "error: broken.nwb" in err
-    assert "Session('mitt'" in out
+    assert "subject mitt" in out
+
+
+def odd_session(spikes=None, start=(0.0, 4.0), stop=(3.0, 7.0), odor=("A", "B")):
+    rng = np.random.default_rng(0)
+    spikes = [np.sort(rng.uniform(0, 8, 100))] * 2 if spikes is None else spikes
+    trials = pd.DataFrame({"start_time": start, "stop_time": stop, "odor": odor})
+    return ns.Session("mitt", spikes, trials=trials)
+
+
+def swap_spikes(h5):
+    times = h5["units/spike_times"]
+    times[:2] = times[:2][::-1]
+
+
+def forget_subject(h5):
+    del h5["general/subject"]
+
+
+@pytest.mark.parametrize(
+    ("session", "note"),
+    [
+        (
+            odd_session([np.arange(0.5, 9e3, 7)], start=(0, 4e3), stop=(3e3, 7e3)),
+            "Spike times are probably in milliseconds, not in seconds.",
+        ),
+        (odd_session([[0.5, 4.5], []]), "1 of 2 units is silent: 1."),
+        (odd_session(start=(0.0, 2.0)), "1 trial begins before an earlier one has ended."),
+        (odd_session(stop=(3.0, np.nan)), "1 trial without a time (NaN or infinite): 1."),
+        (odd_session([[90.0, 91.0]]), "No spike falls inside any trial"),
+        (odd_session([[0.5]]), "1 trial of 2 without a single spike."),
+        (odd_session(odor=("A", "A")), "Trial columns with one value only: odor."),
+        (odd_session(start=(), stop=(), odor=()), "There are no trials."),
+        (swap_spikes, "spike times were out of order and have been sorted in units 0."),
+        (forget_subject, "no subject id; the subject is named 'odd', after the file."),
+        (None, ""),
+    ],
+    ids=[
+        "not seconds", "silent", "overlap", "no time", "elsewhere", "empty trial", "constant",
+        "no trials", "unsorted", "no subject", "sound",
+    ],
+)  # fmt: skip
+def test_inspect_notes_what_is_odd_and_nothing_else(neuroshare, tmp_path, session, note):
+    change = session if callable(session) else None
+    whole = session if isinstance(session, ns.Session) else odd_session()
+    ns.write_nwb(whole, tmp_path / "odd.nwb")
+    if change is not None:
+        with h5py.File(tmp_path / "odd.nwb", "r+") as h5:
+            change(h5)
+    code, out, err = neuroshare("inspect", tmp_path / "odd.nwb")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines()[1:])) <= 80
+    notes = " ".join(out.split()).split(" note: ")[1:]
+    assert len(notes) == bool(note)
+    assert all(note in found for found in notes)
+
+
+def test_inspect_refuses_spikes_without_a_time(neuroshare, tmp_path):
+    ns.write_nwb(odd_session(), tmp_path / "odd.nwb")
+    with h5py.File(tmp_path / "odd.nwb", "r+") as h5:
+        h5["units/spike_times"][3] = np.nan
+    code, _, err = neuroshare("inspect", tmp_path / "odd.nwb")
+    assert code == 2
+    assert "odd.nwb: subject 'mitt': spike times must be finite; NaN or infinite in units 0" in err
 
 
 @pytest.mark.data
-@pytest.mark.filterwarnings("default:.*no trials table")
 def test_inspect_answers_every_awkward_file(neuroshare, data_dir):
     for file in sorted((data_dir / "nwb-cases").glob("*.nwb")):
         code, out, err = neuroshare("inspect", file)

@@ -1,9 +1,12 @@
 """The command line, ``neuroshare``: one function per command."""
 
 import os
+import shutil
 import sys
+import textwrap
 import tomllib
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Files = Annotated[list[Path], typer.Argument(help="NWB files.", show_default=False)]
+Files = Annotated[
+    list[str],
+    typer.Argument(help="NWB files, URLs or dandi:NUMBER/PATH.", show_default=False),
+]
 Out = Annotated[Path, typer.Option(help="Folder to write.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print the scores only.")]
 
@@ -30,7 +36,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(arguments)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -103,25 +109,32 @@ def inspect(
         "trials"
     ),
 ) -> None:
-    """Show what NWB files hold: subject, units, trials, their columns, and oddities."""
+    """Show what NWB files hold: subject, units, trials, their columns, and what is odd."""
     from neuroshare.recordings.nwb import read_nwb
     from neuroshare.recordings.session import findings
 
     failed = False
     for file in files:
         try:
-            session = read_nwb(file, trials=trials)
-        except (ValueError, OSError) as error:
+            with warnings.catch_warnings(record=True, action="always") as told:
+                session = read_nwb(file, trials=trials)
+        except (ValueError, OSError, ImportError) as error:
             # One unreadable file hides nothing about the others.
             typer.echo(f"error: {error}", err=True)
             failed = True
             continue
-        typer.echo(f"{file}\n  {session!r}")
-        for kind, table in (("trial", session.trials), ("unit", session.units)):
-            for name, column in table.items():
-                typer.echo(f"  {kind} column {name}: {_describe(column)}")
-        for sentence in findings(session):
-            typer.echo(f"  note: {sentence}")
+        lines = [
+            f"subject {session.subject}",
+            f"units {_spike_range(session)}",
+            *_columns("unit", session.units),
+            f"trials {_trial_range(session)}",
+            *_columns("trial", session.trials),
+            *(f"note: {warning.message}" for warning in told),
+            *(f"note: {sentence}" for sentence in findings(session)),
+        ]
+        typer.echo(file)
+        for line in lines:
+            typer.echo(_wrapped(line))
     if failed:
         raise typer.Exit(2)
 
@@ -130,8 +143,10 @@ def inspect(
 def fit(
     out: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
     files: Annotated[
-        list[Path] | None,
-        typer.Argument(help="NWB files, one subject each.", show_default=False),
+        list[str] | None,
+        typer.Argument(
+            help="NWB files, URLs or dandi:NUMBER/PATH, one subject each.", show_default=False
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="The run.toml of a run to repeat; options override it.")
@@ -189,8 +204,7 @@ def fit(
 
     settings = _read_settings(config)
     options = {
-        # Absolute, so that the run can be repeated from anywhere.
-        "files": [str(file.absolute()) for file in files or ()] or None,
+        "files": _findable(files or ()) or None,
         "by": by, "align": align, "span": span, "bin_size": bin_size, "width": width, "step": step,
         "trials": trials, "conditions": condition or None, "min_trials": min_trials,
         "test_fraction": test_fraction, "validation_fraction": validation_fraction,
@@ -259,7 +273,7 @@ def sweep(
 
     model = _given({"likelihood": likelihood, "latent_dim": latent_dim, "epochs": epochs})
     config = RunConfig(
-        tuple(str(file.absolute()) for file in files), by, align, span,
+        tuple(_findable(files)), by, align, span,
         bin_size=bin_size, width=width, step=step, min_trials=min_trials,
         conditions=tuple(condition) if condition else None, model=model,
     )  # fmt: skip
@@ -289,6 +303,13 @@ def _teller(quiet: bool) -> Any:
     return (lambda sentence: None) if quiet else typer.echo
 
 
+def _findable(files: Iterable[str]) -> list[str]:
+    """Absolute paths, so that a run can be repeated from anywhere; URLs are left alone."""
+    from neuroshare.recordings.remote import is_remote
+
+    return [file if is_remote(file) else str(Path(file).absolute()) for file in files]
+
+
 def _given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
@@ -315,6 +336,38 @@ def _subjects(text: str | None) -> list[str] | dict[str, int] | None:
     return {name: int(units) for name, (_, _, units) in zip(names, pairs, strict=True)}
 
 
+def _spike_range(session: Any) -> str:
+    times = [unit for unit in session.spike_times if len(unit)]
+    text = f"{len(session.units):,}; {session.n_spikes:,} spikes"
+    if times:
+        first, last = min(unit[0] for unit in times), max(unit[-1] for unit in times)
+        text += f" from {first:,.3f} to {last:,.3f} s"
+    return text
+
+
+def _trial_range(session: Any) -> str:
+    first, last = session.trials["start_time"].min(), session.trials["stop_time"].max()
+    text = f"{len(session.trials):,}"
+    return text + (f" from {first:,.3f} to {last:,.3f} s" if first <= last else "")
+
+
+def _columns(kind: str, table: Any) -> list[str]:
+    if table.empty:
+        return []
+    return [f"{kind} column {name}: {_describe(column)}" for name, column in table.items()]
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(
+        line,
+        shutil.get_terminal_size().columns,
+        initial_indent="  ",
+        subsequent_indent="      ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
 def _describe(column: Any) -> str:
     """A column in a few words: its values with their numbers if few, else their range."""
     values = column.dropna()
@@ -322,7 +375,10 @@ def _describe(column: Any) -> str:
         return "no values"
     counts = values.value_counts().sort_index()
     if len(counts) <= 8 and (len(values) > len(counts) or column.dtype.kind not in "f"):
-        text = ", ".join(f"{value} ({n})" for value, n in counts.items())
+        # An empty text would not be seen.
+        text = ", ".join(
+            f"{value if value != '' else repr(value)} ({n})" for value, n in counts.items()
+        )
     elif column.dtype.kind in "iuf":
         text = f"{values.min():g} to {values.max():g}"
     else:

@@ -165,7 +165,7 @@ def test_a_session_without_trials_is_refused():
 def test_real_spikes_equal_np_histogram(data_dir):
     from neuroshare.recordings.nwb import read_nwb
 
-    session = read_nwb(data_dir / "rat-nwb" / "nelpy_linear-track.nwb", trials=None)
+    session = read_nwb(data_dir / "rat-nwb" / "nelpy_linear-track.nwb", subject="rat", trials=None)
     onset = np.linspace(4400, 6300, 97)
     counts = bin_spikes(recording(session.spike_times, onset), span=(-2.0, 2.0))
     assert counts.sum() > 1000
@@ -175,7 +175,7 @@ def test_real_spikes_equal_np_histogram(data_dir):
 @pytest.mark.data
 def test_counts_equal_pynapple_on_a_real_recording(data_dir):
     nap = pytest.importorskip("pynapple", reason="pynapple is not installed")
-    session = read_nwb(data_dir / "rat-nwb" / "nelpy_linear-track.nwb", trials=None)
+    session = read_nwb(data_dir / "rat-nwb" / "nelpy_linear-track.nwb", subject="rat", trials=None)
     begin = min(times[0] for times in session.spike_times if len(times))
     onsets = np.round(begin) + 7.0 * np.arange(50)
     trials = pd.DataFrame({"start_time": onsets, "stop_time": onsets + 2.0})

@@ -120,7 +120,9 @@ def test_the_subject_can_be_renamed(file):
 def test_a_file_without_subject_is_named_after_itself(file):
     with h5py.File(file, "r+") as h5:
         del h5["general/subject"]
-    assert read_nwb(file).subject == "rat"
+    with pytest.warns(UserWarning, match=r"rat.nwb: no subject id; the subject is named 'rat'"):
+        assert read_nwb(file).subject == "rat"
+    assert read_nwb(file, subject="mitt").subject == "mitt"
 
 
 def test_the_trials_can_be_left_out(file):
@@ -215,11 +217,14 @@ def test_real_files_without_usable_spikes_are_refused(data_dir, name, message):
 @pytest.mark.data
 def test_a_real_file_without_trials_names_its_epochs(data_dir):
     path = data_dir / "nwb-cases" / "no_trials.nwb"
-    with pytest.warns(UserWarning, match="trials='epochs'"):
+    with (
+        pytest.warns(UserWarning, match="trials='epochs'"),
+        pytest.warns(UserWarning, match="named 'no_trials', after the file"),
+    ):
         session = read_nwb(path)
     assert (session.subject, len(session.units), session.n_spikes) == ("no_trials", 3, 21_354)
     assert session.units.columns.tolist() == ["location", "group"]
-    assert read_nwb(path, trials="epochs").trials.tags.tolist() == ["wake"]
+    assert read_nwb(path, subject="rat", trials="epochs").trials.tags.tolist() == ["wake"]
 
 
 @pytest.mark.data

@@ -141,7 +141,8 @@ def test_times_not_in_seconds_are_found(factor, unit):
     ("trials", "message"),
     [
         (table([0, 1, 2], [10, 1.5, 2.5]), "2 trials begin before"),
-        (table([0, np.nan], [3, 4.0]), r"1 trial without a time \(NaN\): 1"),
+        (table([0, np.nan], [3, 4.0]), r"1 trial without a time \(NaN or infinite\): 1"),
+        (table([0, 3], [3, np.inf]), r"1 trial without a time \(NaN or infinite\): 1"),
         (table([90.0], [91.0]), "No spike falls inside any trial"),
         (table([0, 90.0], [3, 91.0]), "1 trial of 2 without a single spike"),
         (table([0, 3], [3, 4.0], odor=["A", "A"]), "one value only: odor"),

@@ -1,4 +1,4 @@
-"""Sessions from and to NWB files."""
+"""Sessions from and to NWB files: HDF5 or Zarr, on disk, behind a URL or in DANDI."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import textwrap
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from hdmf.common import (
 from pynwb.epoch import TimeIntervals
 from pynwb.misc import Units
 
+from neuroshare.recordings.remote import RemoteFile, file_name, is_remote, open_remote
 from neuroshare.recordings.session import Chosen, Session, chosen_rows
 
 
@@ -41,7 +43,10 @@ def read_nwb(
 
     Parameters
     ----------
-    path : path
+    path : path or str
+        An NWB file, the folder of a Zarr store (``x.nwb.zarr``), a URL (``https://...``), or a
+        file in the DANDI archive (``dandi:000006/sub-x/sub-x.nwb``; a version of the dandiset
+        follows its number after an @). Of a remote file only the parts read are fetched.
     subject : str, optional
         Name of the animal. Default: the subject id in the file, or the name of the file
         without its suffix where it has none.
@@ -63,15 +68,20 @@ def read_nwb(
     ------
     FileNotFoundError
         There is no such file.
+    ConnectionError
+        A server cannot be reached, or the connection fails on the way.
+    ImportError
+        A remote file without remfile, or a Zarr store without hdmf-zarr.
     ValueError
         Not a readable NWB 2 file, no spike times, a broken index of spike times, no intervals
-        table of the name asked for.
+        table of the name asked for, a server that serves whole files only.
 
     Warns
     -----
     UserWarning
         The file has no ``trials``: the session has none either, and the warning names the
-        tables to choose from.
+        tables to choose from. The file has no subject id, and `subject` is not given: the
+        session is named after the file.
 
     Examples
     --------
@@ -83,7 +93,7 @@ def read_nwb(
     ...     read_nwb(path, units=[0, 3]).units.index.tolist()
     [0, 3]
     """
-    path = Path(path)
+    name = file_name(path)
     with _opened(path) as nwb:
         tables = {
             table.name: table
@@ -92,26 +102,29 @@ def read_nwb(
         }
         if trials not in (None, "trials", *tables):
             raise ValueError(
-                f"{path.name}: no intervals table {trials!r}. "
+                f"{name}: no intervals table {trials!r}. "
                 f"Found: {', '.join(tables) or 'none'}. Name one of these, or trials=None."
             )
-        unit_table, spike_times = _units(nwb, path.name)
+        unit_table, spike_times = _units(nwb, name)
         trial_table = _frame(tables[trials]) if trials in tables else None
-        named = nwb.subject.subject_id if nwb.subject is not None else None
+        subject = subject or (nwb.subject.subject_id if nwb.subject is not None else None)
     if trials == "trials" and trial_table is None:
         known = f"Its interval tables: {', '.join(tables)}" if tables else "It has no intervals"
         hint = f"; name one, as in trials={next(iter(tables))!r}" if tables else ""
-        warnings.warn(f"{path.name}: no trials table. {known}{hint}.", stacklevel=2)
-    rows = chosen_rows(unit_table, units, path.name)
+        warnings.warn(f"{name}: no trials table. {known}{hint}.", stacklevel=2)
+    if not subject:
+        subject = Path(name.removesuffix(".zarr")).stem
+        warnings.warn(
+            f"{name}: no subject id; the subject is named {subject!r}, after the file.",
+            stacklevel=2,
+        )
+    rows = chosen_rows(unit_table, units, name)
     try:
         return Session(
-            subject or named or path.stem,
-            [spike_times[row] for row in rows],
-            unit_table.iloc[rows],
-            trial_table,
+            subject, [spike_times[row] for row in rows], unit_table.iloc[rows], trial_table
         )
     except ValueError as error:
-        raise ValueError(f"{path.name}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
 
 
 def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
@@ -137,7 +150,7 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
     Notes
     -----
     NWB demands a start date and a session has none: 1970-01-01 is written, and the session
-    description says so.
+    description says so. Its sex is written as unknown, and its age as open from birth on.
 
     Examples
     --------
@@ -156,7 +169,13 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
         "1970-01-01 stands in for it.",
         identifier=str(uuid.uuid4()),
         session_start_time=datetime(1970, 1, 1, tzinfo=UTC),
-        subject=pynwb.file.Subject(subject_id=session.subject),
+        # An open range and "unknown" are what NWB has for an age and sex that nobody stated.
+        subject=pynwb.file.Subject(
+            subject_id=session.subject,
+            description="A session of neuroshare states neither age, sex nor species.",
+            age="P0D/",
+            sex="U",
+        ),
     )
     ends = np.cumsum([len(times) for times in session.spike_times], dtype=np.uint64)
     flat = np.concatenate([np.empty(0), *session.spike_times])
@@ -194,36 +213,64 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[pynwb.NWBFile]:
+def _opened(path: str | os.PathLike[str]) -> Iterator[pynwb.NWBFile]:
     """NWB contents, with every way in which opening can fail told in one sentence."""
+    name = file_name(path)
+    reader = _reader(path)
+    # About cached namespaces and past versions of the schema: not the reader's concern.
+    with warnings.catch_warnings(action="ignore"), ExitStack() as stack:
+        try:
+            nwb = stack.enter_context(reader(mode="r", load_namespaces=True)).read()
+        except ConnectionError:
+            raise
+        # pynwb raises errors of every type on files that it does not understand.
+        except Exception as error:
+            raise ValueError(
+                f"{name}: expected a readable NWB 2 file, but pynwb {pynwb.__version__} "
+                f"fails on it{_schema(path)}: {type(error).__name__}: {_first_line(error)}. "
+                "Convert an old file with the pynwb of its time; export a damaged one again."
+            ) from error
+        try:
+            yield nwb
+        except ConnectionError:
+            raise
+        except OSError as error:
+            raise ValueError(
+                f"{name}: expected complete data, but HDF5 cannot read them "
+                f"({_first_line(error)}). The file is damaged, or compressed with an unknown "
+                "filter; export it again."
+            ) from error
+
+
+def _reader(path: str | os.PathLike[str]) -> Callable[..., Any]:
+    """What opens the NWB file at a path or URL, once it is there and of a kind that can be read."""
+    if is_remote(path):
+        return partial(_remote_io, open_remote(str(path)))
+    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file. Check the path.")
+    if any((path / part).exists() for part in (".zgroup", ".zmetadata", "zarr.json")):
+        try:
+            from hdmf_zarr.nwb import NWBZarrIO
+        except ImportError as error:
+            raise ImportError(
+                f"{path.name}: a Zarr store needs hdmf-zarr, which is not installed. "
+                "Install it with: pip install 'neuroshare-latents[zarr]'"
+            ) from error
+        return partial(NWBZarrIO, str(path))
     if path.is_dir() or not h5py.is_hdf5(path):
         kind = "a folder" if path.is_dir() else "another kind of file, or a damaged one"
         raise ValueError(
             f"{path.name}: expected an NWB file (HDF5), got {kind}. "
             "Give the path of one .nwb file; if it was downloaded, download it again."
         )
-    # About cached namespaces and past versions of the schema: not the reader's concern.
-    with warnings.catch_warnings(action="ignore"), ExitStack() as stack:
-        try:
-            io = stack.enter_context(pynwb.NWBHDF5IO(path, "r", load_namespaces=True))
-            nwb = io.read()
-        # pynwb raises errors of every type on files that it does not understand.
-        except Exception as error:
-            raise ValueError(
-                f"{path.name}: expected a readable NWB 2 file, but pynwb {pynwb.__version__} "
-                f"fails on it{_schema(path)}: {type(error).__name__}: {_first_line(error)}. "
-                "Convert an old file with the pynwb of its time; export a damaged one again."
-            ) from error
-        try:
-            yield nwb
-        except OSError as error:
-            raise ValueError(
-                f"{path.name}: expected complete data, but HDF5 cannot read them "
-                f"({_first_line(error)}). The file is damaged, or compressed with an unknown "
-                "filter; export it again."
-            ) from error
+    return partial(pynwb.NWBHDF5IO, path)
+
+
+@contextmanager
+def _remote_io(remote: RemoteFile, **settings: Any) -> Iterator[Any]:
+    with h5py.File(remote, "r") as file, pynwb.NWBHDF5IO(file=file, **settings) as io:
+        yield io
 
 
 def _units(nwb: pynwb.NWBFile, who: str) -> tuple[pd.DataFrame, list[np.ndarray]]:
@@ -273,24 +320,27 @@ def _frame(table: DynamicTable) -> pd.DataFrame:
 
 def _values(column: Any) -> Any:
     """Values of a column, or None where it has no single value per row."""
-    if isinstance(column, VectorIndex):
-        words = _values(column.target)
-        if not isinstance(words, pd.api.extensions.ExtensionArray):
-            return None
-        return [", ".join(row) for row in np.split(np.asarray(words), column.data[:])[:-1]]
     if isinstance(column, DynamicTableRegion):
         return None
-    values = np.asarray(column.data[:])
+    ragged = isinstance(column, VectorIndex)
+    stored = column.target.data if ragged else column.data
+    # Before anything is read: what is left out (waveforms, the spike times themselves) can
+    # outweigh all else in a file.
+    if np.ndim(stored) != 1 or np.asarray(stored[:1]).dtype.kind not in (
+        "SUO" if ragged else "biufSUO"
+    ):
+        return None
+    values = np.asarray(stored[:])
     if isinstance(column, EnumData):
         values = np.asarray(column.elements.data[:])[values]
-    if values.ndim != 1 or values.dtype.kind not in "biufSUO":
+    if values.dtype.kind not in "SUO":
+        return values
+    texts = [v.decode() if isinstance(v, bytes) else v for v in values.tolist()]
+    if not all(isinstance(text, str) for text in texts):
         return None
-    if values.dtype.kind in "SUO":
-        texts = [v.decode() if isinstance(v, bytes) else v for v in values.tolist()]
-        if not all(isinstance(text, str) for text in texts):
-            return None
-        return pd.array(texts, dtype=str)
-    return values
+    if ragged:
+        return [", ".join(row) for row in np.split(np.asarray(texts), column.data[:])[:-1]]
+    return pd.array(texts, dtype=str)
 
 
 def _ids(table: pd.DataFrame, who: str) -> ElementIdentifiers:
@@ -319,7 +369,9 @@ def _columns(table: pd.DataFrame, who: str) -> list[VectorData]:
     return columns
 
 
-def _schema(path: Path) -> str:
+def _schema(path: str | os.PathLike[str]) -> str:
+    if is_remote(path) or Path(path).is_dir():
+        return ""
     try:
         with h5py.File(path) as file:
             version = np.ravel(file.attrs.get("nwb_version", file.get("nwb_version", "unknown")))[0]

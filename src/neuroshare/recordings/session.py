@@ -168,16 +168,19 @@ def findings(session: Session) -> list[str]:
     if trials.empty:
         return [*found, "There are no trials."]
     start, stop = trials["start_time"].to_numpy(float), trials["stop_time"].to_numpy(float)
-    known = ~(np.isnan(start) | np.isnan(stop))
+    known = np.isfinite(start) & np.isfinite(stop)
     if not known.all():
         missing = list(trials.index[~known])
-        found.append(f"{_count(len(missing), 'trial')} without a time (NaN): {_listed(missing)}.")
+        found.append(
+            f"{_count(len(missing), 'trial')} without a time (NaN or infinite): {_listed(missing)}."
+        )
     order = np.argsort(start[known], kind="stable")
     start, stop = start[known][order], stop[known][order]
     # The running maximum catches a long trial that covers several later ones.
     overlapping = int((start[1:] < np.maximum.accumulate(stop)[:-1]).sum()) if len(start) else 0
     if overlapping:
-        found.append(f"{_count(overlapping, 'trial')} begin before an earlier one has ended.")
+        verb = "begins" if overlapping == 1 else "begin"
+        found.append(f"{_count(overlapping, 'trial')} {verb} before an earlier one has ended.")
     flat.sort()
     held = np.searchsorted(flat, stop) - np.searchsorted(flat, start)
     if len(flat) and len(held) and not held.any():
