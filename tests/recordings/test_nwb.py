@@ -1,3 +1,6 @@
+import shutil
+import sys
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -240,3 +243,80 @@ def test_real_mice_have_the_documented_sizes(data_dir):
         "Hench": (190, 447),
         "Lederberg": (220, 340),
     }
+
+
+@pytest.fixture
+def store(file, tmp_path):
+    """The rich session in a Zarr store."""
+    hdmf_zarr = pytest.importorskip("hdmf_zarr.nwb", reason="hdmf-zarr is not installed")
+    import pynwb
+
+    path = tmp_path / "rat.nwb.zarr"
+    with pynwb.NWBHDF5IO(file, "r") as source, hdmf_zarr.NWBZarrIO(str(path), "w") as io:
+        io.export(src_io=source, write_args={"link_data": False})
+    return path
+
+
+def test_a_zarr_store_holds_what_its_file_holds(store):
+    assert_same(read_nwb(store), rich_session())
+    assert_same(read_nwb(f"{store}/", units=[9]), rich_session().select(units=[9]))
+
+
+def test_a_zarr_store_without_subject_is_named_after_its_folder(store):
+    shutil.rmtree(store / "general" / "subject")
+    (store / ".zmetadata").unlink()
+    with pytest.warns(UserWarning, match=r"rat.nwb.zarr: no subject id.* named 'rat'"):
+        assert read_nwb(store).subject == "rat"
+
+
+@pytest.mark.parametrize("content", [".zgroup", "zarr.json"])
+def test_a_zarr_store_that_is_not_nwb_is_refused(store, tmp_path, content):
+    other = tmp_path / "other.zarr"
+    other.mkdir()
+    (other / content).write_text('{"zarr_format": 2}')
+    with pytest.raises(ValueError, match=r"other.zarr: expected a readable NWB 2 file"):
+        read_nwb(other)
+
+
+def test_without_hdmf_zarr_it_is_said_what_to_install(store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "hdmf_zarr.nwb", None)
+    with pytest.raises(ImportError, match=r"hdmf-zarr.*pip install 'neuroshare-latents\[zarr\]'"):
+        read_nwb(store)
+
+
+def test_a_written_file_has_no_critical_findings(file):
+    inspector = pytest.importorskip("nwbinspector", reason="nwbinspector is not installed")
+    found = list(
+        inspector.inspect_nwbfile(
+            nwbfile_path=str(file),
+            importance_threshold=inspector.Importance.CRITICAL,
+        )
+    )
+    assert [message.message for message in found] == []
+
+
+def test_columns_that_are_left_out_are_not_read(tmp_path, monkeypatch):
+    import pynwb
+
+    path = write_nwb(rich_session(), tmp_path / "rat.nwb")
+    with pynwb.NWBHDF5IO(path, "r+") as io:
+        nwb = io.read()
+        nwb.units.add_column("waveform_mean", "mean waveform", data=np.ones((3, 32, 4)))
+        ragged = [np.ones(3), np.ones(0), np.ones(2)]
+        nwb.units.add_column("amplitudes", "of each spike", data=ragged, index=True)
+        tags = [["a", "b"], [], ["c"]]
+        nwb.units.add_column("tags", "words", data=tags, index=True)
+        io.write(nwb)
+    read, get = set(), h5py.Dataset.__getitem__
+
+    def noted(data, key, **settings):
+        if key == slice(None):
+            read.add(data.name)
+        return get(data, key, **settings)
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", noted)
+    units = read_nwb(path).units
+    assert units.columns.tolist() == ["area", "depth", "good", "tags"]
+    assert units.tags.tolist() == ["a, b", "", "c"]
+    assert "/units/spike_times" in read
+    assert not {"/units/waveform_mean", "/units/amplitudes"} & read
