@@ -33,6 +33,7 @@ GATES = {
     "hdf5plugin": {"recordings/nwb.py"},
     "hdmf": {"recordings/nwb.py"},
     "hdmf_zarr": {"recordings/nwb.py"},
+    "pynapple": {"recordings/tsgroups.py"},
     "remfile": {"recordings/remote.py"},
     "requests": {"recordings/remote.py"},
     "h5py": {"recordings/nwb.py"},

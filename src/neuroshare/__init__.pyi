@@ -25,6 +25,9 @@ from .recordings.pairing import PairedWindows as PairedWindows
 from .recordings.pairing import pair_subjects as pair_subjects
 from .recordings.session import Session as Session
 from .recordings.simulate import simulate_sessions as simulate_sessions
+from .recordings.tsgroups import from_pynapple as from_pynapple
+from .recordings.tsgroups import latents_to_pynapple as latents_to_pynapple
+from .recordings.tsgroups import to_pynapple as to_pynapple
 from .report import write_report as write_report
 from .sweep import sweep as sweep
 from .vae.likelihoods import Likelihood as Likelihood
