@@ -11,18 +11,19 @@ SRC = Path(__file__).parents[1] / "src" / "neuroshare"
 # layer -> the other layers it may import; a layer is a top-level module or subpackage.
 LAYERS = {
     "__init__": set(),
-    "recordings": set(),
+    "settings": set(),
+    "recordings": {"settings"},
     "vae": set(),
-    "analysis": set(),
+    "analysis": {"settings"},
     "plots": set(),
     "linear": {"recordings"},
     "start": {"recordings", "linear"},
     "resident": {"recordings"},
-    "model": {"recordings", "vae", "linear", "start", "resident"},
+    "model": {"settings", "recordings", "vae", "linear", "start", "resident"},
     "compare": {"linear", "analysis"},
     "leakage": {"recordings", "linear", "analysis"},
     "report": {"plots"},
-    "run": {"recordings", "model", "linear", "analysis", "compare", "report"},
+    "run": {"settings", "recordings", "model", "linear", "analysis", "compare", "report"},
     "sweep": {"recordings", "model", "linear", "analysis", "run", "report", "plots"},
     "cli": {"recordings", "model", "linear", "analysis", "run", "report", "sweep"},
 }

@@ -7,19 +7,19 @@ import inspect
 import json
 import os
 import shutil
+import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -32,6 +32,14 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from neuroshare.linear import LinearAlignment
 from neuroshare.recordings.pairing import PairedWindows, are_counts
 from neuroshare.resident import ResidentWindows
+from neuroshare.settings import (
+    require,
+    require_number,
+    require_one_of,
+    require_seed,
+    require_whole,
+    told,
+)
 from neuroshare.start import Start, code_gains, linear_starts, window_sums
 from neuroshare.vae import train as training
 from neuroshare.vae.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
@@ -190,9 +198,10 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         ValueError
             If the data do not suit the settings, or a checkpoint belongs to another fit.
         """
+        self._check_settings()
         names = self._chosen(train)
         train = train if names == train.subjects else train.select(names)
-        if isinstance(validation, float):
+        if validation is not None and not isinstance(validation, PairedWindows):
             train, validation = train.split(validation, seed=self.seed)
         elif validation is not None and validation.subjects != names:
             validation = validation.select(names)
@@ -247,6 +256,35 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         )
         return self
 
+    def _check_settings(self) -> None:
+        """Refuse settings that no fit can have, before anything is computed."""
+        who = "SharedLatentModel"
+        for name, least in (("latent_dim", 1), ("batch_size", 1)):
+            require_whole(getattr(self, name), name, who, least)
+        require_whole(self.epochs, "epochs", who, 0, most=10**9)
+        if self.patience is not None:
+            require_whole(self.patience, "patience", who, 1, most=10**9)
+        require_seed(self.seed, who)
+        require_number(self.lr, "lr", who, 0, open_=True)
+        require_number(self.weight_decay, "weight_decay", who, 0)
+        require_number(self.dropout, "dropout", who, 0, 1)
+        if not isinstance(self.beta, Schedule):
+            require_number(self.beta, "beta", who, 0)
+        require_one_of(self.init, "init", who, get_args(Init))
+        require_one_of(self.inputs, "inputs", who, ("pooled", "standard", "raw"))
+        make_objective(self.objective)
+        given = self.subjects
+        if isinstance(given, Mapping):
+            require(
+                all(isinstance(setting, Subject) for setting in given.values()),
+                "subjects", who, "a mapping from names to Subject settings", given,
+            )  # fmt: skip
+        for setting in (self, *(given.values() if isinstance(given, Mapping) else ())):
+            if setting.likelihood is not None:
+                make_likelihood(setting.likelihood)
+            if setting.hidden is not None and setting.hidden != "input":
+                _check_hidden(setting.hidden)
+
     def _chosen(self, paired: PairedWindows) -> tuple[str, ...]:
         """Names of the subjects to fit, in order."""
         if not isinstance(paired, PairedWindows):
@@ -259,7 +297,13 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         elif isinstance(self.subjects, str):
             names = (self.subjects,)
         else:
-            names = tuple(self.subjects)
+            listed = isinstance(self.subjects, Sequence | Mapping | np.ndarray)
+            names = tuple(self.subjects) if listed else ()
+            require(
+                bool(names) and all(isinstance(name, str) for name in names)
+                and len(set(names)) == len(names),
+                "subjects", "SharedLatentModel", "different names of subjects", self.subjects,
+            )  # fmt: skip
         missing = [name for name in names if name not in paired.subjects]
         if missing:
             raise ValueError(
@@ -268,9 +312,18 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         return names
 
     def _device(self) -> torch.device:
-        if self.device == "auto":
+        if isinstance(self.device, str) and self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        try:
+            device = torch.device(self.device)
+            float(torch.zeros(1, device=device))
+        # torch says in many ways that it cannot compute there.
+        except Exception as error:
+            raise ValueError(
+                f"The 'device' parameter of SharedLatentModel must be 'auto', 'cpu' or a device "
+                f"that torch {torch.__version__} finds here. Got {told(self.device)} instead."
+            ) from error
+        return device
 
     def _objective(self) -> Objective:
         if self.objective == "mmvm":
@@ -391,10 +444,11 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             "private": slice(n_shared, total),
             "all": slice(total),
         }
-        if part not in chosen or (part == "private" and total == n_shared):
+        lacking = part == "private" and total == n_shared
+        if not isinstance(part, str) or part not in chosen or lacking:
             raise ValueError(
                 f"The 'part' parameter of transform must be one of {list(chosen)}, and 'private' "
-                f"needs an objective with private latents. Got {part!r} with "
+                f"needs an objective with private latents. Got {told(part)} with "
                 f"{vae.objective.private_dim} private latents."
             )
         latents = np.empty((len(known), n_windows, total), dtype=np.float32)
@@ -438,18 +492,19 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             Expected counts per bin; NaN where no source is present.
         """
         known = self._checked(paired)
-        if target not in self.subjects_:
-            raise ValueError(f"no fitted subject {target!r}; there are {list(self.subjects_)}.")
+        require_one_of(target, "target", "impute", self.subjects_)
         present = list(known)
         if source is None:
             sources = [name for name in present if name != target]
+        elif isinstance(source, Sequence | np.ndarray) and not isinstance(source, str):
+            sources = list(source)
         else:
-            sources = [source] if isinstance(source, str) else list(source)
-        unknown = [name for name in sources if name not in present]
+            sources = [source]
+        unknown = [name for name in sources if not isinstance(name, str) or name not in present]
         if unknown or not sources:
             raise ValueError(
                 f"The 'source' parameter of impute must name subjects among {present}"
-                f"{' other than the target' if source is None else ''}. Got {sources}."
+                f"{' other than the target' if source is None else ''}. Got {told(sources)}."
             )
         vae = self._vae
         device = next(vae.parameters()).device
@@ -502,8 +557,8 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         mixture of the posteriors of data, so codes are drawn from a Gaussian mixture fitted to the
         posteriors of the training windows; those of ``"autoencoder"`` likewise.
         """
-        if n < 1:
-            raise ValueError(f"The 'n' parameter of sample must be at least 1. Got {n!r} instead.")
+        require_whole(n, "n", "sample", 1, most=10**9)
+        require_seed(seed, "sample")
         vae = self._fitted()
         device = next(vae.parameters()).device
         drawn = {}
@@ -547,6 +602,8 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         the marginal of its target.
         """
         names = self._checked(paired)
+        require_whole(n_draws, "n_draws", "log_likelihood", 1)
+        require_seed(seed, "log_likelihood")
         columns = list(names.values())
         vae = self._vae
         device = next(vae.parameters()).device
@@ -766,6 +823,10 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
     def _checked(self, paired: PairedWindows) -> dict[str, int]:
         """Check windows against the fit; the fitted subjects among them, name -> modality."""
         self._fitted()
+        if not isinstance(paired, PairedWindows):
+            raise TypeError(
+                f"expected the PairedWindows of pair_subjects, got {type(paired).__name__}."
+            )
         known = {n: self.subjects_.index(n) for n in paired.subjects if n in self.subjects_}
         strangers = [name for name in paired.subjects if name not in known]
         if not known or (strangers and self.subjects is None):
@@ -874,35 +935,72 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             stored = json.loads((path / "model.json").read_text(encoding="utf-8"))
             weights = load_file(path / "weights.safetensors")
             fmt = stored["format"]
-        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is damaged and cannot be read: {error}.") from error
+        except Exception as error:
+            raise ValueError(_damaged(path, error)) from error
         if fmt != _FORMAT:
             raise ValueError(
-                f"{path} has model format {fmt}, expected {_FORMAT}. Update neuroshare to read it."
+                f"{path} has model format {told(fmt)}, expected {_FORMAT}. "
+                "Update neuroshare to read it."
             )
+        own = {"objective": objective, "likelihood": likelihood}
+        for name, kind in _customs("params", stored.get("params")):
+            if own.get(name) is None:
+                raise ValueError(
+                    f"{path} was fitted with {kind}, a class of your own; "
+                    f"pass an instance: SharedLatentModel.load(path, {name}=...)."
+                )
+        # Whatever does not fit together in a file that was not written by `save` is damage.
         try:
-            own = {"objective": objective, "likelihood": likelihood}
-            params: dict[str, Any] = {k: _from_json(k, v, own) for k, v in stored["params"].items()}
-            params["device"] = device
-            model = cls(**params)
-            model.subjects_ = tuple(stored["subjects"])
-            model.units_ = {n: np.asarray(u) for n, u in stored["units"].items()}
-            model.window_ = stored["window"]
-            history = stored["history"]
-            if not history["dims"]["epoch"]:  # JSON has no empty two-dimensional lists
-                history["data_vars"]["log_likelihood"]["data"] = np.empty((0, len(model.subjects_)))
-            model.history_ = xr.Dataset.from_dict(history)
-            units = {name: model.units_[name] for name in model.subjects_}
-            vae = model._skeleton(units, model.window_["width"], linear=stored["linear"])
-            model._mixture = {
-                k.removeprefix("prior."): weights.pop(k)
-                for k in list(weights)
-                if k.startswith("prior.")
-            }
-            vae.load_state_dict(weights)
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            raise ValueError(f"{path} is damaged and cannot be read: {error}.") from error
-        model._vae = vae.to(model._device()).eval()
+            model = cls._restored(stored, weights, own, device)
+        except Exception as error:
+            raise ValueError(_damaged(path, error)) from error
+        model._vae.to(model._device()).eval()
+        return model
+
+    @classmethod
+    def _restored(
+        cls,
+        stored: Mapping[str, Any],
+        weights: dict[str, Tensor],
+        own: Mapping[str, object],
+        device: str,
+    ) -> SharedLatentModel:
+        params: dict[str, Any] = {k: _from_json(k, v, own) for k, v in stored["params"].items()}
+        params["device"] = device
+        model = cls(**params)
+        model._check_settings()
+        model.subjects_ = tuple(stored["subjects"])
+        model.units_ = {n: np.asarray(u) for n, u in stored["units"].items()}
+        model.window_ = stored["window"]
+        if list(model.units_) != list(model.subjects_) or any(
+            ids.ndim != 1 or not len(ids) for ids in model.units_.values()
+        ):
+            raise ValueError("expected a list of unit ids for every subject")
+        require_whole(model.window_["width"], "width", "the windows", 1)
+        require_number(model.window_["bin_size"], "bin_size", "the windows", 0, open_=True)
+        history = stored["history"]
+        if not history["dims"]["epoch"]:  # JSON has no empty two-dimensional lists
+            history["data_vars"]["log_likelihood"]["data"] = np.empty((0, len(model.subjects_)))
+        model.history_ = xr.Dataset.from_dict(history)
+        if not all(value.isfinite().all() for value in weights.values()):
+            raise ValueError("weights are not finite")
+        model._mixture = {
+            k.removeprefix("prior."): weights.pop(k)
+            for k in list(weights)
+            if k.startswith("prior.")
+        }
+        width, linear = model.window_["width"], bool(stored["linear"])
+        if not any(own.values()):
+            # Without memory first: what the file claims must fit what it holds.
+            with torch.device("meta"):
+                claimed = model._skeleton(model.units_, width, linear=linear).state_dict()
+            if _kinds(claimed) != _kinds(weights):
+                raise ValueError("the weights are not those of the networks described")
+        model._vae = model._skeleton(model.units_, width, linear=linear)
+        model._vae.load_state_dict(weights)
+        drawn = model._prior(torch.device("cpu")).sample()
+        if drawn.shape != (model.latent_dim,) or drawn.dtype != torch.float32:
+            raise ValueError("the prior is not one of the shared latents")
         return model
 
 
@@ -1052,6 +1150,31 @@ def _check_activity(name: str, counts: xr.DataArray, likelihood: Likelihood) -> 
         )
 
 
+def _check_hidden(hidden: Any) -> None:
+    listed = isinstance(hidden, Sequence | np.ndarray) and not isinstance(hidden, str | bytes)
+    require(listed, "hidden", "SharedLatentModel", "'input' or a list of widths", hidden)
+    for width in hidden:
+        require_whole(width, "hidden", "SharedLatentModel", 1)
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    why = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+    return f"{path} is damaged and cannot be read ({why}). Take a copy, or fit and save it again."
+
+
+def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in tensors.items()}
+
+
+def _customs(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Parameters that were objects of the user's own classes, and the names of these."""
+    if isinstance(value, dict):
+        if "custom" in value:
+            yield key, value["custom"]
+        for name, item in value.items():
+            yield from _customs(name, item)
+
+
 def _plain(value: Any) -> Any:
     """A numpy scalar as the Python one that JSON holds."""
     return value.item() if isinstance(value, np.generic) else value
@@ -1090,11 +1213,6 @@ def _from_json(key: str, value: Any, own: Mapping[str, object] = MappingProxyTyp
     if not isinstance(value, dict):
         return value
     if "custom" in value:
-        if own.get(key) is None:
-            raise ValueError(
-                f"the model was fitted with {value['custom']}, a class of your own; "
-                f"pass an instance: SharedLatentModel.load(path, {key}=...)."
-            )
         return own[key]
     if "mapping" in value:
         return {k: _from_json(key, v, own) for k, v in value["mapping"].items()}

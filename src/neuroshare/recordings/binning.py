@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from neuroshare.recordings.session import Session
+from neuroshare.settings import is_number, told
 
 RESERVED = ("trial", "unit", "time", "window", "lag", "subject", "latent")
 """Names of dimensions and of the subject, which no metadata column may take."""
+
+MOST_BINS = 1_000_000
+"""Per trial. More come from a span or a bin size in other units than seconds."""
 
 
 def bin_spikes(
@@ -154,11 +159,21 @@ def _settled(t: np.ndarray, guess: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _number_of_bins(span: tuple[float, float], bin_size: float, who: str) -> int:
-    if not (np.isfinite(bin_size) and bin_size > 0):
-        raise ValueError(f"{who}: bin_size must be a positive number of seconds, got {bin_size!r}.")
-    if len(span) != 2 or not (np.isfinite(span).all() and span[0] < span[1]):
-        raise ValueError(f"{who}: span must be (begin, end) in seconds, begin first, got {span!r}.")
+    if not (is_number(bin_size) and bin_size > 0):
+        raise ValueError(
+            f"{who}: bin_size must be a positive number of seconds, got {told(bin_size)}."
+        )
+    paired = isinstance(span, Sequence | np.ndarray) and len(span) == 2
+    if not (paired and all(map(is_number, span)) and span[0] < span[1]):
+        raise ValueError(
+            f"{who}: span must be (begin, end) in seconds, begin first, got {told(span)}."
+        )
     bins = (span[1] - span[0]) / bin_size
+    if bins > MOST_BINS:
+        raise ValueError(
+            f"{who}: span {tuple(span)} holds {bins:.3g} bins of {bin_size} s, at most "
+            f"{MOST_BINS:,} are expected. Both are in seconds."
+        )
     whole = round(bins)
     if whole < 1 or abs(bins - whole) > 1e-6 * whole:
         raise ValueError(
@@ -177,9 +192,9 @@ def _aligned_trials(session: Session, align: str, who: str) -> pd.DataFrame:
             "read_nwb(path, trials='epochs'), or give Session a trial table."
         )
     numeric = [str(c) for c in trials.select_dtypes("number").columns]
-    if align not in numeric:
+    if not isinstance(align, str) or align not in numeric:
         raise ValueError(
-            f"{who}: align must be a numeric trial column, got {align!r}. "
+            f"{who}: align must be a numeric trial column, got {told(align)}. "
             f"Numeric columns: {', '.join(numeric)}."
         )
     known = np.isfinite(trials[align].to_numpy(np.float64))

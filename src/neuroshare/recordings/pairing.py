@@ -12,6 +12,15 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from neuroshare.settings import (
+    is_number,
+    require,
+    require_number,
+    require_one_of,
+    require_seed,
+    told,
+)
+
 Order = Literal["random", "rank"]
 Surplus = Literal["repeat", "absent", "drop"]
 Positions = NDArray[np.int64]
@@ -84,8 +93,17 @@ def pair_subjects(
             "The 'counts' parameter of pair_subjects must map subject names to arrays "
             f"(trial, unit, time). Got {type(counts).__name__} instead."
         )
-    _check_choice("order", order, ("random", "rank"))
-    _check_choice("surplus", surplus, ("repeat", "absent", "drop"))
+    require_one_of(order, "order", "pair_subjects", ("random", "rank"))
+    require_one_of(surplus, "surplus", "pair_subjects", ("repeat", "absent", "drop"))
+    require_seed(seed, "pair_subjects")
+    require(isinstance(by, str), "by", "pair_subjects", "the name of a trial coordinate", by)
+    require(
+        conditions is None or _distinct(conditions),
+        "conditions",
+        "pair_subjects",
+        "a list of different conditions, or None",
+        conditions,
+    )
     if by in _OWN_NAMES:
         raise ValueError(
             f"pairing by {by!r} is not possible, since the windows have a coordinate of that name. "
@@ -297,11 +315,8 @@ class PairedWindows:
         ValueError
             If `test_fraction` is not inside (0, 1) or a part would be empty.
         """
-        if not 0 < test_fraction < 1:
-            raise ValueError(
-                "The 'test_fraction' parameter of split must be between 0 and 1, exclusive. "
-                f"Got {test_fraction!r} instead."
-            )
+        require_number(test_fraction, "test_fraction", "split", 0, 1, open_=True)
+        require_seed(seed, "split")
         members = {
             name: [
                 self.trials[name][self.labels[name][self.trials[name]] == condition]
@@ -356,6 +371,7 @@ class PairedWindows:
             Permute the condition labels between the whole trials of each subject first: the null
             in which pairing carries no information.
         """
+        require_seed(seed, "repair")
         if not shuffle_conditions:
             return replace(self, seed=seed)
         labels = {}
@@ -368,13 +384,14 @@ class PairedWindows:
 
     def select(self, subjects: Sequence[str]) -> PairedWindows:
         """Keep the named subjects, in that order, and pair them anew."""
-        names = [subjects] if isinstance(subjects, str) else list(subjects)
-        unknown = [name for name in names if name not in self.counts]
-        if unknown or not names or len(set(names)) < len(names):
-            raise ValueError(
-                f"The 'subjects' parameter of select must name distinct subjects among "
-                f"{list(self.subjects)}. Got {names} instead."
-            )
+        names = [subjects] if isinstance(subjects, str) else subjects
+        require(
+            _distinct(names) and len(names) > 0 and all(name in self.counts for name in names),
+            "subjects",
+            "select",
+            f"a list of distinct subjects among {list(self.subjects)}",
+            subjects,
+        )
         return replace(
             self,
             counts={name: self.counts[name] for name in names},
@@ -474,12 +491,13 @@ def are_counts(values: NDArray[Any]) -> bool:
     return whole and bool(values.min() >= 0)
 
 
-def _check_choice(name: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise ValueError(
-            f"The {name!r} parameter of pair_subjects must be one of {list(allowed)}. "
-            f"Got {value!r} instead."
-        )
+def _distinct(conditions: Any) -> bool:
+    """Whether this is a list of different values."""
+    if isinstance(conditions, str | bytes) or not isinstance(conditions, Sequence | np.ndarray):
+        return False
+    return all(isinstance(c, Hashable) for c in conditions) and len(set(conditions)) == len(
+        conditions
+    )
 
 
 def _common_bins(arrays: Mapping[str, xr.DataArray], by: str) -> float:
@@ -500,17 +518,42 @@ def _common_bins(arrays: Mapping[str, xr.DataArray], by: str) -> float:
             raise ValueError(
                 f"subject {name!r}: expected trials, units and bins, got {dict(array.sizes)}."
             )
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array.values).all():
+        if array.dtype.kind not in "iuf":
+            raise ValueError(
+                f"subject {name!r}: expected numbers as activity, got {array.dtype}. "
+                "Convert them to integer counts or float."
+            )
+        if not array.indexes.get("unit", pd.Index([])).is_unique:
+            raise ValueError(
+                f"subject {name!r}: unit ids must be unique. Number the units before pairing."
+            )
+        if not all(isinstance(value, Hashable) for value in array.coords[by].values.tolist()):
+            raise ValueError(
+                f"subject {name!r}: expected one text or number per trial in {by!r}, got lists "
+                "or tables. Pair by another coordinate."
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array.values).all():
             raise ValueError(
                 f"subject {name!r}: activity has NaN or infinite values. "
                 "Leave those trials or units out."
             )
-        time = np.asarray(array["time"].values, float)
+        time = array["time"].values
+        if time.dtype == object and all(map(is_number, time)):
+            time = time.astype(float)
+        if time.dtype.kind not in "iuf":
+            raise ValueError(
+                f"subject {name!r}: expected times of the bins in seconds, got {time.dtype}."
+            )
         bin_size = array.attrs.get("bin_size")
         if bin_size is None:
             if len(time) < 2:
                 raise ValueError(f"subject {name!r}: one bin and no attrs['bin_size'].")
             bin_size = float(np.median(np.diff(time)))
+        if not (is_number(bin_size) and bin_size > 0):
+            raise ValueError(
+                f"subject {name!r}: expected bins of a positive number of seconds, in "
+                f"attrs['bin_size'] or between times, got {told(bin_size)}."
+            )
         got_bins = (len(time), float(bin_size))
         if expected is None:
             expected = got_bins
@@ -525,11 +568,11 @@ def _common_bins(arrays: Mapping[str, xr.DataArray], by: str) -> float:
 
 
 def _whole_bins(name: str, seconds: float, bin_size: float) -> int:
-    n = round(seconds / bin_size)
+    n = round(seconds / bin_size) if is_number(seconds) else 0
     if n < 1 or abs(n * bin_size - seconds) > 1e-6 * max(bin_size, seconds):
         raise ValueError(
             f"The {name!r} parameter of pair_subjects must be a whole number of bins of "
-            f"{bin_size:g} s. Got {seconds!r} instead."
+            f"{bin_size:g} s. Got {told(seconds)} instead."
         )
     return n
 

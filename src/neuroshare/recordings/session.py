@@ -70,6 +70,19 @@ class Session:
         if not isinstance(subject, str) or not subject:
             raise ValueError(f"a session needs the name of its subject, got {subject!r}.")
         who = f"subject {subject!r}"
+        for name, table in (("units", units), ("trials", trials)):
+            if not (table is None or isinstance(table, pd.DataFrame)):
+                raise TypeError(
+                    f"{who}: expected a DataFrame of {name}, got {type(table).__name__}. "
+                    f"Make one with a row per {name[:-1]}."
+                )
+        if isinstance(spike_times, str | bytes) or not isinstance(
+            spike_times, Sequence | Mapping | np.ndarray | pd.Series
+        ):
+            raise TypeError(
+                f"{who}: expected a list of arrays of spike times, one per unit, or a mapping from "
+                f"unit ids to them, got {type(spike_times).__name__}."
+            )
         if isinstance(spike_times, Mapping):
             units = _aligned(units, list(spike_times), who)
             spike_times = list(spike_times.values())
@@ -232,7 +245,8 @@ def chosen_rows(table: pd.DataFrame, chosen: Chosen | None, who: str) -> np.ndar
 def _aligned(units: pd.DataFrame | None, ids: list[Any], who: str) -> pd.DataFrame:
     if units is None:
         return pd.DataFrame(index=pd.Index(ids))
-    if units.index.is_unique and (len(units) != len(ids) or not units.index.isin(ids).all()):
+    units = _table(units, "unit", who)
+    if len(units) != len(ids) or not units.index.isin(ids).all():
         raise ValueError(
             f"{who}: the spike times and the unit table name different units: "
             f"{_listed(list(set(ids) ^ set(units.index)))}."
@@ -241,6 +255,17 @@ def _aligned(units: pd.DataFrame | None, ids: list[Any], who: str) -> pd.DataFra
 
 
 def _table(table: pd.DataFrame, name: str, who: str) -> pd.DataFrame:
+    if table.index.nlevels > 1 or table.index.hasnans:
+        raise ValueError(
+            f"{who}: expected one id per {name}, got an index with "
+            f"{f'{table.index.nlevels} levels' if table.index.nlevels > 1 else 'missing ids'}. "
+            "Give the table a plain index: table.reset_index()."
+        )
+    if not table.columns.is_unique:
+        repeated = table.columns[table.columns.duplicated()].unique().tolist()
+        raise ValueError(
+            f"{who}: {name} columns must have different names; repeated: {_listed(repeated)}."
+        )
     table = table.rename_axis(name)
     if not table.index.is_unique:
         repeated = table.index[table.index.duplicated()].unique().tolist()
@@ -259,10 +284,13 @@ def _checked_trials(trials: pd.DataFrame, who: str) -> pd.DataFrame:
             f"lacks {', '.join(sorted(missing))}. "
             f"Found: {', '.join(map(str, trials.columns)) or 'no columns'}."
         )
-    try:
-        start, stop = trials["start_time"].to_numpy(float), trials["stop_time"].to_numpy(float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{who}: trial start_time and stop_time must be seconds.") from error
+    for column in ("start_time", "stop_time"):
+        if trials[column].dtype.kind not in "iuf" and len(trials):
+            raise ValueError(
+                f"{who}: trial {column} must be seconds, got {trials[column].dtype}. "
+                "Convert it to numbers, NaN where unknown."
+            )
+    start, stop = trials["start_time"].to_numpy(float), trials["stop_time"].to_numpy(float)
     if (stop < start).any():
         raise ValueError(
             f"{who}: trials {_listed(trials.index[stop < start].tolist())} stop before they start."
@@ -273,13 +301,21 @@ def _checked_trials(trials: pd.DataFrame, who: str) -> pd.DataFrame:
 def _checked_spikes(spike_times: Sequence[Any], ids: pd.Index, who: str) -> tuple[np.ndarray, ...]:
     arrays = []
     for unit, times in zip(ids, spike_times, strict=True):
-        array = np.asarray(times, dtype=np.float64)
+        try:
+            array = np.asarray(times)
+        except ValueError:  # lists of different lengths
+            array = np.empty((0, 0))
         if array.ndim != 1:
             raise ValueError(
                 f"{who}: expected a one-dimensional array of spike times for unit {unit!r}, "
-                f"got shape {array.shape}."
+                f"got {_shape(times)}."
             )
-        arrays.append(array)
+        if array.dtype.kind not in "iuf" and len(array):
+            raise ValueError(
+                f"{who}: expected spike times in seconds for unit {unit!r}, got {array.dtype}. "
+                "Convert them to float first."
+            )
+        arrays.append(array.astype(np.float64))
     # One bulk array: a session of a thousand units is one allocation, and pickles as such.
     flat = np.concatenate(arrays) if arrays else np.empty(0)
     ends = np.cumsum([len(a) for a in arrays], dtype=np.intp)
@@ -303,6 +339,10 @@ def _checked_spikes(spike_times: Sequence[Any], ids: pd.Index, who: str) -> tupl
     for view in views:
         view.flags.writeable = False
     return views
+
+
+def _shape(times: Any) -> str:
+    return f"shape {times.shape}" if isinstance(times, np.ndarray) else type(times).__name__
 
 
 def _likely_unit(spike_times: tuple[np.ndarray, ...], flat: np.ndarray) -> str | None:

@@ -193,7 +193,7 @@ def make_likelihood(likelihood: str | Likelihood) -> Likelihood:
     """Likelihood by name, or the object itself."""
     if isinstance(likelihood, Likelihood):
         return likelihood
-    if likelihood not in LIKELIHOODS:
+    if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
         raise ValueError(
             f"The 'likelihood' parameter must be one of {sorted(LIKELIHOODS)} or a Likelihood. "
             f"Got {likelihood!r} instead."

@@ -29,7 +29,7 @@ def make_objective(objective: str | Objective) -> Objective:
     """Objective by name, or the object itself."""
     if isinstance(objective, Objective):
         return objective
-    if objective not in OBJECTIVES:
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
         raise ValueError(
             f"The 'objective' parameter must be one of {sorted(OBJECTIVES)} or an Objective. "
             f"Got {objective!r} instead."
