@@ -23,6 +23,7 @@ from .recordings.nwb import read_nwb as read_nwb
 from .recordings.nwb import write_nwb as write_nwb
 from .recordings.pairing import PairedWindows as PairedWindows
 from .recordings.pairing import pair_subjects as pair_subjects
+from .recordings.results import write_results as write_results
 from .recordings.session import Session as Session
 from .recordings.simulate import simulate_sessions as simulate_sessions
 from .recordings.tsgroups import from_pynapple as from_pynapple
