@@ -186,6 +186,48 @@ def test_a_config_that_is_not_toml_is_refused(neuroshare, tmp_path):
     assert "expected TOML settings" in err
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("spam = 1", "unknown settings ['spam']; expected some of ['align', 'bin_size',"),
+        ("files = 'mitt.nwb'", "The 'files' setting of a run must be a list of texts. Got 'mitt.n"),
+        ("files = [1]", "'files' setting of a run must be a list of texts. Got [1] instead"),
+        ("by = 3", "'by' setting of a run must be a text. Got 3"),
+        ("align = ['start']", "'align' setting of a run must be a text. Got ['start']"),
+        ("span = 0.4", "'span' setting of a run must be two numbers of seconds, begin and end."),
+        ("span = [0.0, 'x']", "'span' setting of a run must be two numbers of seconds"),
+        ("span = [0.0, inf]", "'span' setting of a run must be two numbers of seconds"),
+        ("bin_size = true", "'bin_size' setting of a run must be a number of seconds. Got True"),
+        ("step = nan", "'step' setting of a run must be a number of seconds. Got nan"),
+        ("conditions = 'A'", "'conditions' setting of a run must be a list of texts. Got 'A'"),
+        ("min_trials = 4.5", "'min_trials' setting of a run must be a whole number from 0. Got 4"),
+        ("permutations = -1", "'permutations' setting of a run must be a whole number from 0"),
+        ("test_fraction = 1.0", "'test_fraction' setting of a run must be a number from 0 to bel"),
+        ("quick = 'no'", "'quick' setting of a run must be true or false. Got 'no'"),
+        ("seed = 2020-01-01", "'seed' setting of a run must be a whole number from 0"),
+        ("model = 'mmvm'", "'model' setting of a run must be a table of settings of the model"),
+        ("[model]\nspam = 1", "unknown settings ['spam'] under [model]; expected some of ['batch"),
+        ("[model]\nseed = 1", "unknown settings ['seed'] under [model]"),
+        ("span = [0.0, 0.4", "run.toml: expected TOML settings, got"),
+        ("by = '\xff'", "run.toml: expected TOML settings, got 'utf-8'"),
+    ],
+)
+def test_a_config_of_unknown_keys_or_wrong_types_is_refused(neuroshare, tmp_path, line, message):
+    sound = {
+        "files": "['mitt.nwb']", "by": "'odor'", "align": "'start_time'", "span": "[0.0, 0.3]",
+    }  # fmt: skip
+    sound.pop(line.partition(" ")[0], None)
+    text = "\n".join([*(f"{name} = {value}" for name, value in sound.items()), line])
+    (tmp_path / "run.toml").write_text(text, encoding="latin-1")
+    run = tmp_path / "run"
+    code, _, err = neuroshare("fit", "--config", tmp_path / "run.toml", "--out", run, "--beta", 1)
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 1
+    assert not run.exists()
+
+
 @pytest.mark.slow
 def test_demo_simulates_fits_and_reports(neuroshare, tmp_path):
     code, out, _ = neuroshare("demo", "--out", tmp_path / "demo", "--quiet")

@@ -215,7 +215,9 @@ def fit(
         "beta": beta, "epochs": epochs,
     }  # fmt: skip
     settings |= _given(options)
-    settings["model"] = settings.get("model", {}) | _given(model)
+    under = settings.get("model", {})
+    if isinstance(under, dict):  # and else, what a run is made of says what it should be
+        settings["model"] = under | _given(model)
     result = run_fit(
         RunConfig.from_settings(settings),
         out,
@@ -319,7 +321,7 @@ def _read_settings(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: expected TOML settings, got {error}.") from error
 
 

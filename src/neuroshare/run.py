@@ -1,6 +1,7 @@
 """One analysis from NWB files to scores and a report: what ``neuroshare fit`` does."""
 
 import dataclasses
+import inspect
 import json
 import shutil
 import warnings
@@ -36,6 +37,44 @@ OUTPUTS = (
     SETTINGS, CHECKPOINT, "model", "latents.nc", "history.nc", "separation.nc", "imputation.nc",
     "residuals.nc", "departure.nc", "control.nc", "baselines.nc", "comparison.json", SCORES, REPORT,
 )  # fmt: skip
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1
+
+
+def _is_several(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and all(map(fits, value))
+
+
+# What a run.toml may hold, before anything is read; ranges are checked where they matter.
+_TEXT, _SECONDS = (_is_text, "a text"), (_is_number, "a number of seconds")
+_COUNT, _SHARE = (_is_count, "a whole number from 0"), (_is_share, "a number from 0 to below 1")
+_TEXTS = (_is_several(_is_text), "a list of texts")
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "files": _TEXTS, "conditions": _TEXTS, "by": _TEXT, "align": _TEXT, "trials": _TEXT,
+    "span": (
+        lambda value: _is_several(_is_number)(value) and len(value) == 2,
+        "two numbers of seconds, begin and end",
+    ),
+    "bin_size": _SECONDS, "width": _SECONDS, "step": _SECONDS,
+    "min_trials": _COUNT, "permutations": _COUNT, "bootstraps": _COUNT, "seed": _COUNT,
+    "test_fraction": _SHARE, "validation_fraction": _SHARE,
+    "quick": (lambda value: isinstance(value, bool), "true or false"),
+    "model": (lambda value: isinstance(value, Mapping), "a table of settings of the model"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,6 +141,17 @@ class RunConfig:
         unknown = sorted(set(settings) - set(fields))
         if unknown:
             raise ValueError(f"unknown settings {unknown}; expected some of {sorted(fields)}.")
+        for name, value in settings.items():
+            fits, kind = _KINDS[name]
+            if not fits(value):
+                raise ValueError(
+                    f"The {name!r} setting of a run must be {kind}. Got {value!r} instead."
+                )
+        known = set(inspect.signature(SharedLatentModel).parameters) - {"seed", "progress"}
+        if unknown := sorted(set(settings.get("model", ())) - known):
+            raise ValueError(
+                f"unknown settings {unknown} under [model]; expected some of {sorted(known)}."
+            )
         absent = [
             name
             for name, f in fields.items()
