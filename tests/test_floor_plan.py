@@ -12,6 +12,7 @@ SRC = Path(__file__).parents[1] / "src" / "neuroshare"
 LAYERS = {
     "__init__": set(),
     "settings": set(),
+    "writing": set(),
     "recordings": {"settings"},
     "vae": set(),
     "analysis": {"settings"},
@@ -22,9 +23,18 @@ LAYERS = {
     "model": {"settings", "recordings", "vae", "linear", "start", "resident"},
     "compare": {"linear", "analysis"},
     "leakage": {"recordings", "linear", "analysis"},
-    "report": {"plots"},
-    "run": {"settings", "recordings", "model", "linear", "analysis", "compare", "report"},
-    "sweep": {"recordings", "model", "linear", "analysis", "run", "report", "plots"},
+    "report": {"plots", "writing"},
+    "run": {
+        "writing",
+        "settings",
+        "recordings",
+        "model",
+        "linear",
+        "analysis",
+        "compare",
+        "report",
+    },
+    "sweep": {"writing", "recordings", "model", "linear", "analysis", "run", "report", "plots"},
     "cli": {"recordings", "model", "linear", "analysis", "run", "report", "sweep"},
 }
 

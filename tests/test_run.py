@@ -253,7 +253,7 @@ def test_trials_without_a_condition_are_left_out_with_a_word(tmp_path):
     label = counts["mitt"]["odor"].to_numpy().astype(object)
     label[0] = np.nan
     counts["mitt"] = counts["mitt"].assign_coords(odor=("trial", label))
-    config = RunConfig((), by="odor", align="start_time", span=(0.0, 0.3), min_trials=3)
+    config = RunConfig(("mitt.nwb",), by="odor", align="start_time", span=(0.0, 0.3), min_trials=3)
     kept, left_out = run_module.keep_common_conditions(counts, config)
     assert pd.isna(kept["mitt"]["odor"].to_numpy()).sum() == 1
     assert left_out == []

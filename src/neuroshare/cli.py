@@ -215,9 +215,8 @@ def fit(
         "beta": beta, "epochs": epochs,
     }  # fmt: skip
     settings |= _given(options)
-    under = settings.get("model", {})
-    if isinstance(under, dict):  # and else, what a run is made of says what it should be
-        settings["model"] = under | _given(model)
+    if isinstance(kept := settings.get("model", {}), dict):  # else the run refuses it
+        settings["model"] = kept | _given(model)
     result = run_fit(
         RunConfig.from_settings(settings),
         out,
@@ -319,9 +318,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def _read_settings(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of settings. Check --config.")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Not TOML, not UTF-8, or brackets in brackets without end.
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: expected TOML settings, got {error}.") from error
 
 

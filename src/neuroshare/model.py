@@ -198,7 +198,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         ValueError
             If the data do not suit the settings, or a checkpoint belongs to another fit.
         """
-        self._check_settings()
+        self.check_settings()
         names = self._chosen(train)
         train = train if names == train.subjects else train.select(names)
         if validation is not None and not isinstance(validation, PairedWindows):
@@ -256,8 +256,14 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         )
         return self
 
-    def _check_settings(self) -> None:
-        """Refuse settings that no fit can have, before anything is computed."""
+    def check_settings(self) -> None:
+        """Refuse settings that no fit can have; `fit` does so before it computes anything.
+
+        Raises
+        ------
+        ValueError
+            Names the setting, what was expected and what was given.
+        """
         who = "SharedLatentModel"
         for name, least in (("latent_dim", 1), ("batch_size", 1)):
             require_whole(getattr(self, name), name, who, least)
@@ -968,7 +974,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         params: dict[str, Any] = {k: _from_json(k, v, own) for k, v in stored["params"].items()}
         params["device"] = device
         model = cls(**params)
-        model._check_settings()
+        model.check_settings()
         model.subjects_ = tuple(stored["subjects"])
         model.units_ = {n: np.asarray(u) for n, u in stored["units"].items()}
         model.window_ = stored["window"]

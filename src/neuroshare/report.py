@@ -10,8 +10,7 @@ import io
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from neuroshare.plots import (
     plot_separation,
     plot_training,
 )
+from neuroshare.writing import replacing
 
 NEEDED = ("latents.nc", "separation.nc", "history.nc", "scores.json", "run.toml")
 
@@ -125,14 +125,6 @@ def write_report(run: str | os.PathLike[str]) -> Path:
     with replacing(page) as part:
         part.write_text(html, encoding="utf-8")
     return page
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, which becomes `path` once it is whole."""
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    part.replace(path)
 
 
 def _notes(scores: dict[str, Any], settings: dict[str, Any]) -> list[str]:

@@ -1,11 +1,11 @@
 """One analysis from NWB files to scores and a report: what ``neuroshare fit`` does."""
 
 import dataclasses
-import inspect
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,15 @@ from neuroshare.recordings.nwb import read_nwb, write_nwb
 from neuroshare.recordings.pairing import PairedWindows, pair_subjects
 from neuroshare.recordings.session import Session
 from neuroshare.recordings.simulate import simulate_sessions
-from neuroshare.report import replacing, write_report
+from neuroshare.report import write_report
+from neuroshare.settings import (
+    is_number,
+    require,
+    require_number,
+    require_seed,
+    require_whole,
+)
+from neuroshare.writing import locked, replacing
 
 __all__ = ["RunConfig", "RunResult", "run_demo", "run_fit"]
 
@@ -37,44 +45,6 @@ OUTPUTS = (
     SETTINGS, CHECKPOINT, "model", "latents.nc", "history.nc", "separation.nc", "imputation.nc",
     "residuals.nc", "departure.nc", "control.nc", "baselines.nc", "comparison.json", SCORES, REPORT,
 )  # fmt: skip
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value < 1
-
-
-def _is_several(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list | tuple) and all(map(fits, value))
-
-
-# What a run.toml may hold, before anything is read; ranges are checked where they matter.
-_TEXT, _SECONDS = (_is_text, "a text"), (_is_number, "a number of seconds")
-_COUNT, _SHARE = (_is_count, "a whole number from 0"), (_is_share, "a number from 0 to below 1")
-_TEXTS = (_is_several(_is_text), "a list of texts")
-_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "files": _TEXTS, "conditions": _TEXTS, "by": _TEXT, "align": _TEXT, "trials": _TEXT,
-    "span": (
-        lambda value: _is_several(_is_number)(value) and len(value) == 2,
-        "two numbers of seconds, begin and end",
-    ),
-    "bin_size": _SECONDS, "width": _SECONDS, "step": _SECONDS,
-    "min_trials": _COUNT, "permutations": _COUNT, "bootstraps": _COUNT, "seed": _COUNT,
-    "test_fraction": _SHARE, "validation_fraction": _SHARE,
-    "quick": (lambda value: isinstance(value, bool), "true or false"),
-    "model": (lambda value: isinstance(value, Mapping), "a table of settings of the model"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -134,6 +104,42 @@ class RunConfig:
     seed: int = 0
     model: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Refuse what no run can have before any file is read."""
+        where = "a run"
+        for name in ("files", "conditions"):
+            value = getattr(self, name)
+            listed = isinstance(value, tuple | list) and len(value) > 0
+            require(
+                (listed and all(isinstance(item, str) and item for item in value))
+                or (name == "conditions" and value is None),
+                name, where, "a list of texts", value,
+            )  # fmt: skip
+        for name in ("by", "align", "trials"):
+            value = getattr(self, name)
+            require(isinstance(value, str) and value != "", name, where, "a text", value)
+        span = self.span
+        require(
+            isinstance(span, tuple | list) and len(span) == 2 and all(map(is_number, span))
+            and span[0] < span[1],
+            "span", where, "two numbers of seconds, begin and end, begin first", span,
+        )  # fmt: skip
+        for name in ("bin_size", "width", "step"):
+            require_number(getattr(self, name), name, where, 0, open_=True)
+        require_number(self.test_fraction, "test_fraction", where, 0, 1, open_=True)
+        require_number(self.validation_fraction, "validation_fraction", where, 0, 1)
+        require_whole(self.min_trials, "min_trials", where, 1)
+        for name in ("permutations", "bootstraps"):
+            require_whole(getattr(self, name), name, where, most=10**9)
+        require(isinstance(self.quick, bool), "quick", where, "true or false", self.quick)
+        require_seed(self.seed, where)
+        require(isinstance(self.model, Mapping), "model", where, "a table of settings", self.model)
+        known = set(SharedLatentModel().get_params()) - {"seed", "progress", "subjects"}
+        if unknown := sorted(set(self.model) - known):
+            raise ValueError(
+                f"unknown settings {unknown} under [model]; expected some of {sorted(known)}."
+            )
+
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "RunConfig":
         """Build from plain settings, and name every unknown or absent one at once."""
@@ -141,17 +147,6 @@ class RunConfig:
         unknown = sorted(set(settings) - set(fields))
         if unknown:
             raise ValueError(f"unknown settings {unknown}; expected some of {sorted(fields)}.")
-        for name, value in settings.items():
-            fits, kind = _KINDS[name]
-            if not fits(value):
-                raise ValueError(
-                    f"The {name!r} setting of a run must be {kind}. Got {value!r} instead."
-                )
-        known = set(inspect.signature(SharedLatentModel).parameters) - {"seed", "progress"}
-        if unknown := sorted(set(settings.get("model", ())) - known):
-            raise ValueError(
-                f"unknown settings {unknown} under [model]; expected some of {sorted(known)}."
-            )
         absent = [
             name
             for name, f in fields.items()
@@ -275,13 +270,22 @@ def run_fit(
     ------
     ValueError
         If two files hold the same subject, a column is unknown, fewer than two conditions are
-        left, or `out` holds another run.
+        left, or `out` holds another run or is being written by one.
     FileNotFoundError
         If a file is not there.
     KeyboardInterrupt
         If the fit was interrupted; the same call continues it.
     """
     out = Path(out)
+    with _alone(out):
+        return _run_fit(config, out, overwrite, progress, tell)
+
+
+def _run_fit(
+    config: RunConfig, out: Path, overwrite: bool, progress: bool, tell: Tell
+) -> RunResult:
+    model = SharedLatentModel(**{**config.model, "seed": config.seed, "progress": progress})
+    model.check_settings()
     counts, before = _read_counts_and_before(config)
     counts, left_out = keep_common_conditions(counts, config)
     paired = pair_subjects(
@@ -292,7 +296,6 @@ def run_fit(
         tell(sentence)
     train, test = paired.split(config.test_fraction, seed=config.seed)
 
-    model = SharedLatentModel(**{**config.model, "seed": config.seed, "progress": progress})
     config = dataclasses.replace(config, model=_settings_of(model))
     _claim(out, config, overwrite)
     model.fit(train, validation=config.validation_fraction or None, checkpoint=out / CHECKPOINT)
@@ -507,6 +510,26 @@ def _control(
     )
 
 
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder of a run; made for it, it is removed again if nothing was written."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: expected a folder for the run, got a file. Choose another --out.")
+    made = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out / ".lock", wait=False) as ours:
+            if not ours:
+                raise ValueError(
+                    f"{out} is being written by another run. Wait until it has ended, or choose "
+                    "another --out."
+                )
+            yield
+    finally:
+        if made and out.exists() and not any(out.iterdir()):
+            out.rmdir()
+
+
 def _claim(out: Path, config: RunConfig, overwrite: bool) -> None:
     """Make `out` the folder of this run, unless it is that of another."""
     if overwrite:
@@ -523,7 +546,6 @@ def _claim(out: Path, config: RunConfig, overwrite: bool) -> None:
             f"{out} holds an interrupted run with other settings; expected those of {settings}. "
             f"Continue it with --config {settings}, or --overwrite to replace it."
         )
-    out.mkdir(parents=True, exist_ok=True)
     with replacing(settings) as part:
         part.write_text(text, encoding="utf-8")
 

@@ -7,12 +7,10 @@ import inspect
 import itertools
 import json
 import os
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
@@ -31,8 +29,8 @@ from neuroshare.analysis.imputation import ALL_OTHERS, imputation_scores
 from neuroshare.analysis.separation import separation
 from neuroshare.model import SharedLatentModel
 from neuroshare.recordings.pairing import PairedWindows, pair_subjects
-from neuroshare.report import replacing
 from neuroshare.run import RunConfig, keep_common_conditions, read_counts
+from neuroshare.writing import locked, replacing
 
 _ONE_PER_PROCESS = threading.Lock()
 """Random numbers and numbers of threads belong to a process, not to a thread."""
@@ -349,7 +347,11 @@ class _Run:
         """Fit, score and write, unless another process has done so meanwhile."""
         train, test = data
         # One thread, for the order of a sum must not depend on the machine or the executor.
-        with _ONE_PER_PROCESS, _locked(self.path), ThreadpoolController().limit(limits=1):
+        with (
+            _ONE_PER_PROCESS,
+            locked(self.path.with_suffix(".lock")),
+            ThreadpoolController().limit(limits=1),
+        ):
             if self.path.exists():
                 return
             began = time.perf_counter()
@@ -374,22 +376,6 @@ class _Run:
             }
             with replacing(self.path) as part:
                 part.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a run; a process that dies, however it dies, gives it back."""
-    if sys.platform == "win32":  # has no such lock: two sweeps at once may repeat a run
-        yield
-        return
-    import fcntl
-
-    lock = path.with_suffix(".lock")
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        # Who waits on the removed file finds the result and leaves.
-        lock.unlink(missing_ok=True)
 
 
 def _execute(
@@ -450,7 +436,7 @@ def _stored(data: Data, run: _Run, out: Path) -> Path:
     """Write the windows once for all workers."""
     path = out / "data" / f"{run.fixed['train']}-{run.fixed['test']}.joblib"
     path.parent.mkdir(exist_ok=True)
-    with _locked(path):
+    with locked(path.with_suffix(".lock")):
         if not path.exists():
             with replacing(path) as part:
                 joblib.dump(data, part)
