@@ -252,3 +252,35 @@ def test_the_mixture_of_one_expert_is_that_expert(q):
     log_weight[1] = 0.0
     got = experts.mixture_log_prob(q, z.unsqueeze(0), log_weight)[0]
     assert torch.equal(got, Normal(q.loc[1], q.scale[1]).log_prob(z).sum(-1))
+
+
+def test_partners_are_others_that_are_observed(observed):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(20):
+            partner, found = experts.partners(observed)
+            itself = torch.arange(M).unsqueeze(1)
+            assert (partner != itself)[found].all()
+            assert observed.gather(0, partner)[found].all()
+            others = observed.sum(0) - observed.long()
+            assert (found == (others > 0)).all()
+
+
+def test_every_other_modality_is_as_likely_a_partner():
+    n = 6_000
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        drawn = torch.stack([experts.partners(MASKS["all"])[0][:, 0] for _ in range(n)])
+    for m in range(M):
+        counts = torch.bincount(drawn[:, m], minlength=M)
+        assert counts[m] == 0
+        expected = n / (M - 1)
+        assert (counts.sum() - expected * (M - 1)) == 0
+        rest = counts[torch.arange(M) != m]
+        assert ((rest - expected).abs() < 4 * math.sqrt(expected)).all()
+
+
+def test_no_partner_where_nobody_is_observed():
+    partner, found = experts.partners(torch.zeros(3, 2, dtype=torch.bool))
+    assert not found.any()
+    assert ((partner >= 0) & (partner < 3)).all()

@@ -207,3 +207,26 @@ def test_a_likelihood_is_made_by_name_or_taken_as_it_is():
 def test_the_abstract_likelihood_cannot_be_made():
     with pytest.raises(TypeError):
         Likelihood()
+
+
+def test_one_output_for_all_lags_counts_as_the_output_repeated(likelihood, output):
+    n_lags = 3
+    sized = likelihood.sized(n_lags * output.shape[-1]).double()
+    full = output.repeat(1, n_lags)
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        x = sized.sample(full)
+    torch.testing.assert_close(sized.log_prob_of_lags(output, x), sized.log_prob(full, x))
+    draws = torch.stack([output, output + 0.1])
+    torch.testing.assert_close(
+        sized.log_prob_of_lags(draws, x), sized.log_prob(draws.repeat(1, 1, n_lags), x)
+    )
+
+
+@pytest.mark.parametrize("largest", [1, 3, 12, 13, 200])
+def test_poisson_holds_for_small_and_large_counts(largest):
+    x = np.random.default_rng(0).integers(0, largest + 1, (6, 9))
+    x[0, 0] = largest
+    output = np.linspace(-2, 3, 9)
+    got = Poisson().log_prob(torch.tensor(output), torch.tensor(x, dtype=torch.float64))
+    np.testing.assert_allclose(got, scipy.stats.poisson.logpmf(x, np.exp(output)).sum(-1))

@@ -30,6 +30,35 @@ def weights(observed: Tensor, dtype: torch.dtype) -> Tensor:
     return weight / weight.sum(0).clamp_min(1)
 
 
+def partners(observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw another observed modality for every modality and sample.
+
+    The observed modalities of a sample follow each other around a circle whose order is drawn
+    anew at every call, and each has the next one as partner. Nothing leaves the device;
+    time and memory are linear in the number of modalities.
+
+    Returns
+    -------
+    partner
+        (modality, sample), indices of modalities.
+    found
+        (modality, sample), False where no other modality is observed.
+    """
+    n_modalities = len(observed)
+    order = torch.rand(n_modalities, device=observed.device).argsort()
+    place = torch.arange(n_modalities, device=observed.device).unsqueeze(1)
+    # The places of the circle, gone round twice: at each, where the next observed one is.
+    there = observed[order]
+    beyond = 2 * n_modalities
+    twice = torch.where(torch.cat([there, there]), torch.cat([place, place + n_modalities]), beyond)
+    following = twice.flip(0).cummin(0).values.flip(0)[1 : n_modalities + 1]
+    partner = torch.empty_like(following)
+    partner[order] = order[following % n_modalities]
+    itself = torch.arange(n_modalities, device=observed.device).unsqueeze(1)
+    empty = ~observed.any(0)
+    return torch.where(empty, itself, partner), (partner != itself) & ~empty
+
+
 def kl_standard(q: Normal) -> Tensor:
     """KL(q || N(0, I)), summed over the latent dim."""
     return (0.5 * (q.loc.square() + q.scale.square() - 1) - q.scale.log()).sum(-1)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from neuroshare.vae.networks import repeat_lags
+
 
 class Likelihood(nn.Module, ABC):
     """Distribution of x (sample, feature) given the decoder output (..., sample, feature)."""
@@ -24,6 +26,13 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
         """Log-probability of x, summed over features: (..., sample)."""
+
+    def log_prob_of_lags(self, output: Tensor, x: Tensor) -> Tensor:
+        """`log_prob` where `output` may be (..., sample, unit), one value for all lags of a unit.
+
+        x is ordered (lag, unit).
+        """
+        return self.log_prob(repeat_lags(output, x.shape[-1]), x)
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
@@ -104,8 +113,14 @@ class Poisson(Likelihood):
     counts = True
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:  # noqa: D102
+        return self.log_prob_of_lags(output, x)
+
+    def log_prob_of_lags(self, output: Tensor, x: Tensor) -> Tensor:
+        """As in the base class; the summed counts suffice where lags share a rate."""
         output = output.clamp(max=_MAX_LOG_MEAN)
-        return (x * output - output.exp()).sum(-1) - torch.lgamma(x + 1).sum(-1)
+        n_lags = x.shape[-1] // output.shape[-1]
+        total = x.unflatten(-1, (n_lags, -1)).sum(-2) if n_lags > 1 else x
+        return (total * output - n_lags * output.exp()).sum(-1) - _log_factorials(x)
 
     def mean(self, output: Tensor) -> Tensor:  # noqa: D102
         return output.clamp(max=_MAX_LOG_MEAN).exp()
@@ -115,6 +130,25 @@ class Poisson(Likelihood):
 
     def link(self, mean: Tensor) -> Tensor:  # noqa: D102
         return mean.clamp_min(1e-4).log()
+
+
+def _log_factorials(x: Tensor) -> Tensor:
+    """Sum of log x! over the last dim.
+
+    Counts of bins are mostly 0 and 1, so adding log k wherever x >= k, for k up to the largest, is
+    many times cheaper than log gamma on a CPU. On a GPU looking for the largest would stall it.
+    """
+    largest = int(x.amax()) if x.device.type == "cpu" and x.numel() else _FEW + 1
+    if largest > _FEW:
+        return torch.lgamma(x + 1).sum(-1)
+    total = x.new_zeros(x.shape[:-1])
+    reached = torch.empty_like(x)
+    for k in range(2, largest + 1):
+        total += math.log(k) * torch.ge(x, k, out=reached).sum(-1)
+    return total
+
+
+_FEW = 12
 
 
 class NegativeBinomial(Likelihood):

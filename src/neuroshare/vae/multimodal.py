@@ -18,6 +18,7 @@ from neuroshare.vae.experts import (
     split,
 )
 from neuroshare.vae.likelihoods import Likelihood
+from neuroshare.vae.networks import repeat_lags
 from neuroshare.vae.objectives.base import Elbo, Objective
 
 
@@ -29,7 +30,8 @@ class MultimodalVAE(nn.Module):
     encoders
         Modules x_m (sample, ...) -> (loc, scale), (sample, latent) each.
     decoders
-        Modules z (..., sample, latent) -> raw output (..., sample, feature).
+        Modules z (..., sample, latent) -> raw output (..., sample, feature), or (..., sample, unit)
+        where one value stands for all lags of a unit.
     likelihoods
         One per modality.
     objective
@@ -96,10 +98,10 @@ class MultimodalVAE(nn.Module):
         z[..., n_shared:] = self.objective.private_mean(target)
         imputed = (weight.unsqueeze(-1) * likelihood.mean(decoder(z))).sum(0)
         itself = observed[target] & (observed.sum(0) == 1)
-        if not itself.any():
-            return imputed
-        own = likelihood.mean(decoder(self.objective.latents(q, observed)[target]))
-        return torch.where(itself.unsqueeze(-1), own, imputed)
+        if itself.any():
+            own = likelihood.mean(decoder(self.objective.latents(q, observed)[target]))
+            imputed = torch.where(itself.unsqueeze(-1), own, imputed)
+        return repeat_lags(imputed, x[target].shape[-1])
 
     def log_marginal(
         self,
@@ -159,7 +161,7 @@ class MultimodalVAE(nn.Module):
         return torch.logsumexp(log_weight, dim=0) - math.log(n_draws)
 
     def _log_lik_of(self, modality: int, z: Tensor, x: Sequence[Tensor]) -> Tensor:
-        return self._likelihood(modality).log_prob(self.decoders[modality](z), x[modality])
+        return self._likelihood(modality).log_prob_of_lags(self.decoders[modality](z), x[modality])
 
     def _likelihood(self, modality: int) -> Likelihood:
         return cast(Likelihood, self.likelihoods[modality])

@@ -137,9 +137,9 @@ class Decoder(nn.Module):
     linear
         Add a linear map from the latents to the output, `skip`.
     n_units
-        One output for all lags of a unit: expected activity is constant within a window, which
-        slides over the trial anyway. Features are ordered (lag, unit). By default every feature
-        has an output of its own.
+        One output for all lags of a unit, (..., unit): expected activity is constant within a
+        window, which slides over the trial anyway. By default every feature has an output of its
+        own.
     """
 
     def __init__(
@@ -178,10 +178,14 @@ class Decoder(nn.Module):
         self.output.weight.zero_()
 
     def forward(self, z: Tensor) -> Tensor:
-        """Output (..., feature) from latents (..., latent)."""
+        """Output (..., feature) or (..., unit) from latents (..., latent)."""
         output: Tensor = self.output(self.body(z))
         if self.skip is not None:
             output = output + self.skip(z)
-        if self.n_lags > 1:
-            output = output.repeat(*(1,) * (output.dim() - 1), self.n_lags)
         return output
+
+
+def repeat_lags(output: Tensor, n_features: int) -> Tensor:
+    """Output (..., feature) of a decoder that gives one value for all lags, ordered (lag, unit)."""
+    n_lags = n_features // output.shape[-1]
+    return output.repeat(*(1,) * (output.dim() - 1), n_lags) if n_lags > 1 else output

@@ -14,6 +14,7 @@ from neuroshare.vae.experts import (
     log_prob_standard,
     mean_pairwise_kl,
     mixture_log_prob,
+    partners,
     split,
     weights,
 )
@@ -42,8 +43,8 @@ class MMVM(Objective):
     cross
         Share of each likelihood that is asked of another modality's shared code (our extension; 0
         is the paper): log p(x_m | z_m) becomes (1 - cross) log p(x_m | z_m) + cross
-        log p(x_m | s_k, p_m = 0) with another modality k, drawn for every batch. It is what
-        imputation does, and keeps in the shared code whatever one modality can tell of another.
+        log p(x_m | s_k, p_m = 0) with another observed modality k, drawn for every batch. It is
+        what imputation does, and keeps in the shared code whatever one can tell of another.
     combine
         What imputation decodes. ``"mixture"`` (the paper): every observed code, and averages what
         they decode to. ``"mean"`` (our extension): their mean code times `gain`, which codes of
@@ -158,13 +159,8 @@ class MMVM(Objective):
         if self.cross == 0 or n_modalities == 1:
             return log_lik(z.unsqueeze(1)).squeeze(1)
         s, p = z.split([z.shape[-1] - self.private_dim, self.private_dim], dim=-1)
-        other, found = s, torch.zeros_like(observed)
-        for shift in (1 + torch.randperm(n_modalities - 1)).tolist():
-            there = observed.roll(shift, dims=0) & ~found
-            other = torch.where(there.unsqueeze(-1), s.roll(shift, dims=0), other)
-            found = found | there
-            if found.all():
-                break
+        partner, found = partners(observed)
+        other = s.gather(0, partner.unsqueeze(-1).expand_as(s))
         other = torch.cat([other, torch.zeros_like(p)], dim=-1)
         own, crossed = log_lik(torch.stack([z, other], dim=1)).unbind(1)
         mixed = (1 - self.cross) * own + self.cross * crossed
