@@ -44,7 +44,7 @@ from neuroshare.start import Start, code_gains, linear_starts, window_sums
 from neuroshare.vae import train as training
 from neuroshare.vae.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
-from neuroshare.vae.networks import Decoder, Encoder
+from neuroshare.vae.networks import Decoder, Encoder, repeat_lags
 from neuroshare.vae.objectives import MMVM, OBJECTIVES, Objective, make_objective
 from neuroshare.vae.schedule import Schedule
 
@@ -574,7 +574,8 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             for position, name in enumerate(self.subjects_):
                 p = torch.randn(n, vae.objective.private_dim, device=device)
                 likelihood = cast(Likelihood, vae.likelihoods[position])
-                output = vae.decoders[position](torch.cat([s, p], dim=-1))
+                n_features = len(self.units_[name]) * self.window_["width"]
+                output = repeat_lags(vae.decoders[position](torch.cat([s, p], dim=-1)), n_features)
                 values = likelihood.mean(output) if mean else likelihood.sample(output)
                 drawn[name] = self._as_windows(values, name)
         return drawn
