@@ -14,6 +14,7 @@ LAYERS = {
     "settings": set(),
     "writing": set(),
     "recordings": {"settings"},
+    "executor": set(),
     "vae": set(),
     "analysis": {"settings"},
     "plots": set(),
@@ -21,8 +22,8 @@ LAYERS = {
     "start": {"recordings", "linear"},
     "resident": {"recordings"},
     "model": {"settings", "recordings", "vae", "linear", "start", "resident"},
-    "compare": {"linear", "analysis"},
-    "leakage": {"recordings", "linear", "analysis"},
+    "compare": {"executor", "linear", "analysis"},
+    "leakage": {"executor", "recordings", "linear", "analysis"},
     "report": {"plots", "writing"},
     "run": {
         "writing",
@@ -34,7 +35,7 @@ LAYERS = {
         "compare",
         "report",
     },
-    "sweep": {"writing", "recordings", "model", "linear", "analysis", "run", "report", "plots"},
+    "sweep": {"executor", "writing", "recordings", "model", "analysis", "run"},
     "cli": {"recordings", "model", "linear", "analysis", "run", "report", "sweep"},
 }
 
@@ -52,8 +53,8 @@ GATES = {
     "matplotlib": {"plots.py", "report.py"},
     "torch": {"vae", "resident.py", "model.py"},
     "safetensors": {"vae", "model.py"},
-    "dask": {"sweep.py"},
-    "distributed": {"sweep.py"},
+    "dask": {"executor.py"},
+    "distributed": {"executor.py"},
     "typer": {"cli.py"},
     "jinja2": {"report.py"},
 }

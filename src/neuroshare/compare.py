@@ -15,6 +15,7 @@ from sklearn.base import clone
 from neuroshare.analysis.imputation import imputation_scores
 from neuroshare.analysis.inference import interval, p_value
 from neuroshare.analysis.separation import separation
+from neuroshare.executor import Executor, run_each
 from neuroshare.linear import LinearAlignment
 
 Row = dict[str, Any]
@@ -53,6 +54,7 @@ def compare(
     n_repairings: int = 0,
     n_bootstraps: int = 200,
     seed: int = 0,
+    executor: int | Executor | None = None,
 ) -> pd.DataFrame:
     """Fit models on the same training windows, score them on the same held-out trials.
 
@@ -87,6 +89,10 @@ def compare(
         Bootstrap samples of the 95 % intervals; 0 leaves them NaN.
     seed
         Seed of bootstrap, permutations and re-pairings.
+    executor
+        Where the refits of `n_repairings` are executed, as in `sweep`: None, a number of
+        processes, a Dask client, or an object whose `submit` returns futures. Each uses one
+        thread, so on a CPU the null is the same everywhere.
 
     Returns
     -------
@@ -126,6 +132,7 @@ def compare(
         n_repairings=n_repairings,
         n_bootstraps=n_bootstraps,
         seed=seed,
+        executor=executor,
     )
     return tabulate(scored, against)
 
@@ -143,6 +150,7 @@ def score_models(
     n_repairings: int = 0,
     n_bootstraps: int = 200,
     seed: int = 0,
+    executor: int | Executor | None = None,
 ) -> dict[str, Scored]:
     """Score every model as `compare` does: name -> all scores."""
     # No wider than the subject of fewest units.
@@ -159,19 +167,24 @@ def score_models(
         "n_bootstraps": n_bootstraps,
         "seed": seed,
     }
+    if tuned:
+        everything |= {
+            name: _tuned(model, train, seed)
+            for name, model in linear.items()
+            if everything[name] is model
+        }
+    repaired = _repaired(everything, train, test, n_repairings, seed, executor)
     scored = {}
     if baselines:
         scored[RAW] = Scored(_raw(train, test, **settings))
     for name, model in everything.items():
-        if tuned and model is linear.get(name):
-            model = _tuned(linear[name], train, seed)
         ready = model if name in (fitted or {}) else clone(model).fit(train)
         scored[name] = Scored(
             separation(ready.transform(train), ready.transform(test), by=test.by, **settings),
             imputation_scores(ready, train.thinned(), test.thinned(), n_bootstraps, seed)
             if imputation and len(test.subjects) > 1
             else None,
-            _repaired(model, train, test, n_repairings, seed) if n_repairings else None,
+            repaired.get(name),
         )
     return scored
 
@@ -246,16 +259,32 @@ def _tuned(model: LinearAlignment, train: Any, seed: int) -> LinearAlignment:
     return chosen
 
 
-def _repaired(model: Any, train: Any, test: Any, n: int, seed: int) -> xr.Dataset:
-    """Mean accuracies of fits to data whose conditions say nothing."""
-    found = []
-    for k in range(1, n + 1):
-        parts = [part.repair(seed + k, shuffle_conditions=True) for part in (train, test)]
-        shuffled = clone(model).fit(parts[0])
-        train_latents, test_latents = map(shuffled.transform, parts)
-        scores = separation(train_latents, test_latents, by=test.by)
-        found.append(scores[["mean_own", "mean_cross"]])
-    return xr.concat(found, dim="repairing")
+def _repaired(
+    models: Mapping[str, Any],
+    train: Any,
+    test: Any,
+    n: int,
+    seed: int,
+    executor: int | Executor | None,
+) -> dict[str, xr.Dataset]:
+    """Mean accuracies of fits to data whose conditions say nothing, of every model."""
+    if not n:
+        return {}
+    refits = [(clone(model), seed + k) for model in models.values() for k in range(1, n + 1)]
+    found = dict(run_each(_refitted, (train, test), refits, executor))
+    scores = [found[position] for position in range(len(refits))]
+    return {
+        name: xr.concat(scores[m * n : (m + 1) * n], dim="repairing")
+        for m, name in enumerate(models)
+    }
+
+
+def _refitted(parts: tuple[Any, Any], refit: tuple[Any, int]) -> xr.Dataset:
+    model, seed = refit
+    train, test = (part.repair(seed, shuffle_conditions=True) for part in parts)
+    fitted = model.fit(train)
+    scores = separation(fitted.transform(train), fitted.transform(test), by=test.by)
+    return scores[["mean_own", "mean_cross"]]
 
 
 def _accuracies(one: Scored, other: Scored | None) -> list[Row]:

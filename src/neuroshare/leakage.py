@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from neuroshare.analysis.separation import separation
+from neuroshare.executor import Executor, run_each
 from neuroshare.linear import LinearAlignment
 from neuroshare.recordings.pairing import PairedWindows
 
@@ -29,7 +31,12 @@ SCHEMES = (
 
 
 def leakage_report(
-    paired: PairedWindows, *, n_simulations: int = 1, n_folds: int = 5, seed: int = 0
+    paired: PairedWindows,
+    *,
+    n_simulations: int = 1,
+    n_folds: int = 5,
+    seed: int = 0,
+    executor: int | Executor | None = None,
 ) -> xr.Dataset:
     """Simulate a design without any information, and see who claims to find some.
 
@@ -47,6 +54,9 @@ def leakage_report(
         Folds of the cross-validations; each condition needs as many trials.
     seed
         Seed of the simulations.
+    executor
+        Where simulations are executed, as in `sweep`: None, a number of processes, a Dask client,
+        or an object whose `submit` returns futures. The report is the same everywhere.
 
     Returns
     -------
@@ -89,11 +99,9 @@ def leakage_report(
             f"{n_folds} folds need as many trials of each condition; too few: {', '.join(few)}. "
             "Lower n_folds or leave these conditions out."
         )
-    found = []
-    for k in range(n_simulations):
-        rng = np.random.default_rng([seed, k])
-        found.append(_simulated_scores(_without_information(paired, rng), n_folds, k))
-    accuracy = np.stack(found)
+    simulated = partial(_simulated, n_folds=n_folds, seed=seed)
+    found = dict(run_each(simulated, paired, range(n_simulations), executor))
+    accuracy = np.stack([found[k] for k in range(n_simulations)])
     mean = np.mean(accuracy, axis=(0, 2))
     spread = np.std(accuracy, axis=(0, 2)) / np.sqrt(accuracy.shape[0] * accuracy.shape[2])
     chance = 1 / len(paired.conditions)
@@ -137,6 +145,11 @@ def _without_information(paired: PairedWindows, rng: np.random.Generator) -> Pai
         drawn = rng.poisson(np.broadcast_to((gain * rate)[:, :, None], values.shape))
         counts[name] = array.copy(data=drawn)
     return replace(paired, counts=counts)
+
+
+def _simulated(paired: PairedWindows, k: int, n_folds: int, seed: int) -> NDArray[np.float64]:
+    rng = np.random.default_rng([seed, k])
+    return _simulated_scores(_without_information(paired, rng), n_folds, k)
 
 
 def _simulated_scores(paired: PairedWindows, n_folds: int, seed: int) -> NDArray[np.float64]:

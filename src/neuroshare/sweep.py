@@ -7,45 +7,34 @@ import inspect
 import itertools
 import json
 import os
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import xarray as xr
-from sklearn.utils.parallel import ThreadpoolController
 from tqdm.auto import tqdm
 
 from neuroshare import __version__
 from neuroshare.analysis.imputation import ALL_OTHERS, imputation_scores
 from neuroshare.analysis.separation import separation
+from neuroshare.executor import Executor, run_each
 from neuroshare.model import SharedLatentModel
 from neuroshare.recordings.pairing import PairedWindows, pair_subjects
 from neuroshare.run import RunConfig, keep_common_conditions, read_counts
 from neuroshare.writing import locked, replacing
 
-_ONE_PER_PROCESS = threading.Lock()
-"""Random numbers and numbers of threads belong to a process, not to a thread."""
-
 __all__ = ["score_run", "sweep", "sweep_files"]
 
 Score = Callable[[SharedLatentModel, PairedWindows, PairedWindows], Mapping[str, float]]
 Data = tuple[PairedWindows, PairedWindows]
-
-
-class Executor(Protocol):
-    """What runs are handed to: an executor of `concurrent.futures`, a Dask client, ..."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Any:
-        """Start ``fn(*args)`` somewhere; the future's ``result()`` waits for it."""
 
 
 def sweep(
@@ -59,6 +48,7 @@ def sweep(
     model: Mapping[str, Any] | None = None,
     score: Score | None = None,
     executor: int | Executor | None = None,
+    threads: int = 1,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Fit and score every combination of objective, beta and seed.
@@ -86,9 +76,12 @@ def sweep(
         one.
     executor
         Where runs are executed. None: in this process, one after another. A number: in that many
-        processes. Or any object with `submit`, such as an executor of `concurrent.futures` or the
-        client of a Dask cluster whose workers see `out`. Every run uses one thread, so on a CPU
-        the table is the same wherever it was executed.
+        processes. A ``dask.distributed.Client``: on its cluster, whose workers have this package
+        and need not see `out`. Or any object whose `submit` returns futures, such as an executor
+        of `concurrent.futures`; its workers see `out`.
+    threads
+        Threads of one run. With the same number the table is the same wherever it was executed on
+        a CPU.
     progress
         Show a progress bar over runs.
 
@@ -107,9 +100,11 @@ def sweep(
 
     Notes
     -----
-    With an executor the windows are written to ``out/data`` once, and read once by every worker.
-    Two sweeps may share the folder at the same time: a run is locked while it is executed, and the
-    system frees the lock of a process that dies. The runs of a lost worker are submitted once more.
+    The windows are sent once to every worker of a Dask cluster, or written once to a temporary
+    folder in `out` for others to read; memory-mapped counts are opened by every worker under the
+    name of their file. What a lost worker had is executed again. Two sweeps may share the folder
+    at the same time: a run is locked while it is executed by a process that sees the folder, and
+    the system frees the lock of a process that dies.
 
     Examples
     --------
@@ -141,7 +136,8 @@ def sweep(
         "score": score.__qualname__,
         "neuroshare": __version__,
     }
-    folder = Path(out) / "runs"
+    # A worker may have another working directory.
+    folder = Path(out).absolute() / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     runs = {}
     for label, beta, seed in grid:
@@ -157,10 +153,15 @@ def sweep(
         desc="sweep",
     ) as bar:
         failures: list[Exception] = []
-        for failure in _execute(list(waiting.values()), (train, test), score, executor, Path(out)):
+        todo = list(waiting.values())
+        for position, ended in run_each(
+            partial(_attempt, score), (train, test), todo, executor, threads=threads, folder=out
+        ):
             bar.update()
-            if failure is not None:
-                failures.append(failure)
+            if isinstance(ended, Exception):
+                failures.append(ended)
+            else:
+                todo[position].keep(ended)
     if failures:
         failures[0].add_note(
             f"{len(failures)} of {len(grid)} runs failed; the others are kept in {folder}. "
@@ -343,17 +344,13 @@ class _Run:
             ) from error
         return record
 
-    def execute(self, data: Data, score: Score) -> None:
-        """Fit, score and write, unless another process has done so meanwhile."""
+    def execute(self, data: Data, score: Score) -> dict[str, Any]:
+        """Fit and score, unless another process has done so meanwhile; what there is to keep."""
         train, test = data
-        # One thread, for the order of a sum must not depend on the machine or the executor.
-        with (
-            _ONE_PER_PROCESS,
-            locked(self.path.with_suffix(".lock")),
-            ThreadpoolController().limit(limits=1),
-        ):
+        seen = self.path.parent.is_dir()
+        with locked(self.path.with_suffix(".lock")) if seen else nullcontext():
             if self.path.exists():
-                return
+                return self.read()
             began = time.perf_counter()
             scores, error = {}, None
             try:
@@ -374,79 +371,24 @@ class _Run:
                 "seconds": round(time.perf_counter() - began, 3),
                 "versions": {name: version(name) for name in ("torch", "numpy", "scikit-learn")},
             }
+            if seen:
+                self.keep(record)
+            return record
+
+    def keep(self, record: Mapping[str, Any]) -> None:
+        """Write the result, unless who executed the run has done so."""
+        if not self.path.exists():
             with replacing(self.path) as part:
                 part.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
 
 
-def _execute(
-    runs: list[_Run], data: Data, score: Score, executor: int | Executor | None, out: Path
-) -> Iterator[Exception | None]:
-    """Give None, or what went wrong, as each run ends."""
-    if executor is None:
-        for run in runs:
-            yield _attempt(run, data, score)
-        return
-    if not runs:
-        return
-    stored = _stored(data, runs[0], out)
-    if not isinstance(executor, int):
-        futures = [executor.submit(_attempt, run, stored, score, 1) for run in runs]
-        for run, future in zip(runs, futures, strict=True):
-            try:
-                failure = future.result()
-            except Exception:
-                # Runs return their own errors, so it is the worker that was lost.
-                failure = executor.submit(_attempt, run, stored, score, 2).result()
-            yield failure
-        return
-    for last in (False, True):
-        ended: set[str] = set()
-        pool = joblib.Parallel(n_jobs=executor, return_as="generator_unordered", batch_size=1)
-        tasks = (joblib.delayed(_named_attempt)(run, stored, score) for run in runs)
-        try:
-            for name, failure in pool(tasks):
-                ended.add(name)
-                yield failure
-        except Exception:
-            if last:
-                raise
-            runs = [run for run in runs if run.id not in ended]
-        else:
-            return
-
-
-def _attempt(run: _Run, data: Data | Path, score: Score, number: int = 1) -> Exception | None:
-    """Execute a run; its error is returned, so that what is raised means a lost worker.
-
-    `number` makes a second attempt another task for schedulers that know tasks by their arguments.
-    """
+def _attempt(score: Score, data: Data, run: _Run) -> dict[str, Any] | Exception:
+    """Execute a run; its error is a result, for the other runs go on."""
     try:
-        run.execute(_loaded(data) if isinstance(data, Path) else data, score)
+        return run.execute(data, score)
     except Exception as error:
         error.add_note(f"in the run {run.settings}")
         return error
-    return None
-
-
-def _named_attempt(run: _Run, data: Path, score: Score) -> tuple[str, Exception | None]:
-    return run.id, _attempt(run, data, score)
-
-
-def _stored(data: Data, run: _Run, out: Path) -> Path:
-    """Write the windows once for all workers."""
-    path = out / "data" / f"{run.fixed['train']}-{run.fixed['test']}.joblib"
-    path.parent.mkdir(exist_ok=True)
-    with locked(path.with_suffix(".lock")):
-        if not path.exists():
-            with replacing(path) as part:
-                joblib.dump(data, part)
-    return path.absolute()
-
-
-@lru_cache(maxsize=1)
-def _loaded(path: Path) -> Data:
-    data: Data = joblib.load(path)
-    return data
 
 
 def _plain(value: Any) -> Any:
