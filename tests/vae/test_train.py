@@ -342,7 +342,7 @@ def test_a_checkpoint_is_written_whole_and_leaves_nothing_beside_it(tmp_path, mo
 
 def test_checkpoints_are_rare(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(train, "_save", lambda *args: written.append(args))
+    monkeypatch.setattr(train._State, "save", lambda *args: written.append(args))
     fit(make(), Data(), **SETTINGS, checkpoint=tmp_path / "state")
     assert len(written) == 1
 

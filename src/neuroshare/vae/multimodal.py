@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -61,15 +62,30 @@ class MultimodalVAE(nn.Module):
         loc, scale = zip(
             *(encode(x_m) for encode, x_m in zip(self.encoders, x, strict=True)), strict=True
         )
-        return normal(torch.stack(loc), torch.stack(scale))
+        return normal(torch.stack(loc).to(x[0].dtype), torch.stack(scale).to(x[0].dtype))
 
     def log_lik(self, z: Tensor, x: Sequence[Tensor]) -> Tensor:
         """Log p(x_m | z_m): z (modality, draw, sample, latent) -> (modality, draw, sample)."""
         return torch.stack([self._log_lik_of(m, z[m], x) for m in range(len(x))])
 
-    def elbo(self, x: Sequence[Tensor], observed: Tensor) -> Elbo:
-        """One stochastic estimate of the objective's two parts."""
-        return self.objective.loss(self.encode(x), observed, lambda z: self.log_lik(z, x))
+    def elbo(self, x: Sequence[Tensor], observed: Tensor, dtype: torch.dtype | None = None) -> Elbo:
+        """One stochastic estimate of the objective's two parts.
+
+        `dtype`, such as bfloat16, is that of the networks' matrix products; the objective and the
+        likelihoods compute in the type of the data.
+        """
+        if dtype is None:
+            return self.objective.loss(self.encode(x), observed, lambda z: self.log_lik(z, x))
+        # Without the cache, which a recorded step would fill once and for all.
+        reduced = partial(torch.autocast, x[0].device.type, dtype, cache_enabled=False)
+
+        def log_lik(z: Tensor) -> Tensor:
+            with reduced():
+                return self.log_lik(z, x)
+
+        with reduced():
+            q = self.encode(x)
+        return self.objective.loss(q, observed, log_lik)
 
     def latents(self, x: Sequence[Tensor], observed: Tensor | None = None) -> Tensor:
         """Posterior means, (modality, sample, latent).
@@ -161,7 +177,8 @@ class MultimodalVAE(nn.Module):
         return torch.logsumexp(log_weight, dim=0) - math.log(n_draws)
 
     def _log_lik_of(self, modality: int, z: Tensor, x: Sequence[Tensor]) -> Tensor:
-        return self._likelihood(modality).log_prob_of_lags(self.decoders[modality](z), x[modality])
+        output = self.decoders[modality](z).to(z.dtype)
+        return self._likelihood(modality).log_prob_of_lags(output, x[modality])
 
     def _likelihood(self, modality: int) -> Likelihood:
         return cast(Likelihood, self.likelihoods[modality])

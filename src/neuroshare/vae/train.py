@@ -8,10 +8,10 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -23,13 +23,29 @@ from tqdm.auto import tqdm
 
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.schedule import Schedule, value_at
+from neuroshare.vae.step import (
+    Precision,
+    RecordedStep,
+    Sums,
+    adam,
+    autocast_dtype,
+    generators_of,
+    matmul_precision,
+)
 
 CHECKPOINT_SECONDS = 10.0
 """A checkpoint is written at the end of an epoch when the last one is this old."""
 
+Graphs = Literal["auto"] | bool
+"""Whether to record the training step as a CUDA graph."""
+
 
 class Data(Protocol):
-    """Samples of all modalities, already on the device."""
+    """Samples of all modalities, already on the device.
+
+    Data whose `batch` gathers on the device, without waiting, from tensors that stay where they
+    are, say so by an attribute ``capturable = True``; `redraw` then fills those tensors in place.
+    """
 
     def __len__(self) -> int:
         """Count the samples."""
@@ -62,6 +78,13 @@ class History:
         """Epochs finished so far."""
         return len(self.loss)
 
+    def note(self, beta: float, rate: float, log_likelihood: list[float]) -> None:
+        """Append an epoch of training."""
+        self.loss.append(beta * rate - sum(log_likelihood))
+        self.rate.append(rate)
+        self.log_likelihood.append(log_likelihood)
+        self.beta.append(beta)
+
 
 def fit(
     vae: MultimodalVAE,
@@ -75,6 +98,8 @@ def fit(
     validation: Data | None = None,
     patience: int | None = None,
     validate_every: int = 1,
+    precision: Precision = "fp32",
+    graphs: Graphs = "auto",
     seed: int = 0,
     progress: bool = True,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -96,6 +121,13 @@ def fit(
         weights of the best epoch are restored.
     patience
         Stop when the validation loss has not improved for this many epochs.
+    precision
+        Of the networks' matrix products in training: ``"fp32"``, ``"tf32"`` (on GPUs that have it;
+        elsewhere float32) or ``"bf16"``. Weights, objective, likelihoods, Adam and validation are
+        float32 in any case.
+    graphs
+        Record the training step as a CUDA graph and replay it. ``"auto"``: on a GPU, where the data
+        are capturable (see `Data`). True elsewhere prepares the step alike and calls it.
     seed
         Of batches, partners and noise. The global generators are left as they were.
     progress
@@ -111,7 +143,8 @@ def fit(
     Raises
     ------
     ValueError
-        If a checkpoint belongs to another training, or the loss stops being finite.
+        If a checkpoint belongs to another training, the loss stops being finite, or graphs are
+        asked for with data that are not capturable.
     """
     device = next(vae.parameters()).device
     settings = {
@@ -122,46 +155,64 @@ def fit(
         "weight_decay": weight_decay,
         "patience": patience,
         "validate_every": validate_every,
+        "precision": precision,
         "seed": seed,
-        "objective": _described(vae.objective),
-        "likelihoods": [_described(part) for part in vae.likelihoods],
+        "objective": described(vae.objective),
+        "likelihoods": [described(part) for part in vae.likelihoods],
         "n_samples": len(data),
         "n_validation": len(validation) if validation is not None else 0,
     }
     trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
-    optimizer = (
-        torch.optim.AdamW(trained, lr=lr, weight_decay=weight_decay, fused=True)
-        if weight_decay
-        else torch.optim.Adam(trained, lr=lr, fused=True)
-    )
-    history = History()
-    best: dict[str, Tensor] = {}
+    optimizer = adam(trained, lr, weight_decay, device)
+    state = _State(settings, vae, optimizer, device)
+    history = state.history
     path = Path(checkpoint) if checkpoint is not None else None
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    sums = Sums((), len(vae.encoders), device)
+
+    def learn(index: Tensor) -> None:
+        x, observed = data.batch(index)
+        loss = sums.add(vae.elbo(x, observed, autocast_dtype(precision)), observed)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+
+    step: Callable[[Tensor], None] = learn
+    if is_recorded(graphs, data, device):
+        full = min(batch_size, len(data))
+        step = RecordedStep(learn, torch.zeros(full, dtype=torch.long, device=device))
+    with generators_of(device, seed), matmul_precision(precision):
         if path is not None and path.exists():
-            _restore(path, settings, vae, optimizer, history, best, device)
+            state.restore(path)
         bar = tqdm(
             total=epochs, initial=history.n_epochs, disable=not progress, unit="epoch", desc="fit"
         )
         written = time.monotonic()
         try:
             with bar:
-                while history.n_epochs < epochs and not _stalled(history, patience):
+                while history.n_epochs < epochs and not state.stalled(patience):
                     epoch = history.n_epochs
                     vae.objective.start_epoch(epoch)
                     data.redraw(epoch)
+                    start_training(vae)
                     current = value_at(beta, epoch)
+                    sums.start(torch.tensor(current))
+                    for index in torch.randperm(len(data), device=device).split(batch_size):
+                        step(index)
+                    rate, log_likelihood = sums.means(len(data))
+                    history.note(current, rate.item(), log_likelihood.tolist())
+                    if not math.isfinite(history.loss[-1]):
+                        raise ValueError(
+                            f"the loss became {history.loss[-1]} in epoch {history.n_epochs}. Take "
+                            "a smaller learning rate (lr) or check the data for extreme values."
+                        )
                     last = epoch + 1 == epochs
-                    _train_epoch(vae, data, optimizer, batch_size, current, history)
-                    evaluate = validation is not None and (last or epoch % validate_every == 0)
-                    if evaluate:
-                        assert validation is not None
+                    if validation is not None and (last or epoch % validate_every == 0):
                         # Epochs are compared by the objective at which a schedule arrives.
                         vae.objective.start_epoch(epochs - 1)
                         final = value_at(beta, epochs - 1)
-                        _validate(vae, validation, batch_size, final, seed, history, best)
+                        state.note_validation(
+                            evaluate(vae, validation, beta=final, batch_size=batch_size, seed=seed)
+                        )
                     else:
                         history.validation_loss.append(math.nan)
                     bar.set_postfix(loss=f"{history.loss[-1]:.4g}", refresh=False)
@@ -169,7 +220,7 @@ def fit(
                     if path is not None and (
                         last or time.monotonic() - written > CHECKPOINT_SECONDS
                     ):
-                        _save(path, settings, vae, optimizer, history, best, device)
+                        state.save(path)
                         written = time.monotonic()
         except KeyboardInterrupt:
             history.interrupted = True
@@ -182,57 +233,34 @@ def fit(
                 f"the model holds the weights reached.{again}",
                 stacklevel=2,
             )
-    if best:
-        vae.load_state_dict(best)
+    # The gradients of a recorded step lie in its memory, which goes with them.
+    optimizer.zero_grad(set_to_none=True)
+    if state.best:
+        vae.load_state_dict(state.best)
     vae.eval()
     return history
 
 
-def _batches(n_samples: int, batch_size: int, order: Tensor) -> Iterator[Tensor]:
-    for first in range(0, n_samples, batch_size):
-        yield order[first : first + batch_size]
+def is_recorded(graphs: Graphs, data: Data, device: torch.device) -> bool:
+    """Whether a training step on these data is to be a `RecordedStep`."""
+    if device.type != "cuda":
+        return graphs is True
+    # Data that have never heard of recordings may move their tensors.
+    capturable = bool(getattr(data, "capturable", False))
+    if graphs is True and not capturable:
+        raise ValueError(
+            "graphs=True needs data that are gathered on the device from tensors that stay where "
+            f"they are (capturable). {type(data).__name__} is not; use graphs='auto'."
+        )
+    return capturable and bool(graphs)
 
 
-def _train_epoch(
-    vae: MultimodalVAE,
-    data: Data,
-    optimizer: torch.optim.Optimizer,
-    batch_size: int,
-    beta: float,
-    history: History,
-) -> None:
+def start_training(vae: MultimodalVAE) -> None:
+    """Switch to training mode, all but frozen networks: they are not to drop inputs either."""
     vae.train()
     for part in (*vae.encoders, *vae.decoders):
         if not any(parameter.requires_grad for parameter in part.parameters()):
-            part.eval()  # a frozen network is not to drop its inputs either
-    device = next(vae.parameters()).device
-    n_samples = len(data)
-    order = torch.randperm(n_samples, device=device)
-    # Sums stay on the device: reading one per step would stall it.
-    rate = torch.zeros((), device=device)
-    log_lik = torch.zeros(len(vae.encoders), device=device)
-    for index in _batches(n_samples, batch_size, order):
-        x, observed = data.batch(index)
-        elbo = vae.elbo(x, observed)
-        seen = torch.where(observed, elbo.log_lik, 0.0)
-        loss = (beta * elbo.rate - seen.sum(0)).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        rate += elbo.rate.detach().sum()
-        log_lik += seen.detach().sum(1)
-    mean_rate = float(rate) / n_samples
-    each = (log_lik / n_samples).tolist()
-    total = beta * mean_rate - sum(each)
-    if not math.isfinite(total):
-        raise ValueError(
-            f"the loss became {total} in epoch {history.n_epochs + 1}. "
-            "Take a smaller learning rate (lr) or check the data for extreme values."
-        )
-    history.loss.append(total)
-    history.rate.append(mean_rate)
-    history.log_likelihood.append(each)
-    history.beta.append(beta)
+            part.eval()
 
 
 @torch.no_grad()
@@ -243,107 +271,97 @@ def evaluate(
     vae.eval()
     device = next(vae.parameters()).device
     total = torch.zeros((), device=device)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for index in _batches(len(data), batch_size, torch.arange(len(data), device=device)):
+    with generators_of(device, seed):
+        for index in torch.arange(len(data), device=device).split(batch_size):
             x, observed = data.batch(index)
             elbo = vae.elbo(x, observed)
             total += (beta * elbo.rate - torch.where(observed, elbo.log_lik, 0.0).sum(0)).sum()
     return float(total) / len(data)
 
 
-def _validate(
-    vae: MultimodalVAE,
-    validation: Data,
-    batch_size: int,
-    beta: float,
-    seed: int,
-    history: History,
-    best: dict[str, Tensor],
-) -> None:
-    loss = evaluate(vae, validation, beta=beta, batch_size=batch_size, seed=seed)
-    if math.isfinite(loss) and not any(loss >= previous for previous in history.validation_loss):
-        history.best_epoch = len(history.validation_loss)
-        best.clear()
-        best.update({name: value.clone() for name, value in vae.state_dict().items()})
-    history.validation_loss.append(loss)
+@dataclass
+class _State:
+    """What a training has reached: all that it depends on goes to a checkpoint and comes back."""
+
+    settings: dict[str, Any]
+    vae: MultimodalVAE
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    history: History = field(default_factory=History)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of the epoch with the least validation loss."""
+
+    def note_validation(self, loss: float) -> None:
+        """Append a validation loss, and keep the weights if it is the least so far."""
+        losses = self.history.validation_loss
+        if math.isfinite(loss) and not any(loss >= previous for previous in losses):
+            self.history.best_epoch = len(losses)
+            self.best = {name: value.clone() for name, value in self.vae.state_dict().items()}
+        losses.append(loss)
+
+    def stalled(self, patience: int | None) -> bool:
+        """Whether the validation loss has not improved for `patience` epochs."""
+        best = self.history.best_epoch
+        if patience is None or best is None:
+            return False
+        return self.history.n_epochs - 1 - best >= patience
+
+    def save(self, path: Path) -> None:
+        """Write everything; the old checkpoint stays until this one is whole."""
+        tensors = {f"weights.{name}": value for name, value in self.vae.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors["generator.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["generator.cuda"] = torch.cuda.get_rng_state(self.device)
+        for name, values in as_arrays(self.history).items():
+            tensors[f"history.{name}"] = torch.from_numpy(values)
+        metadata = {
+            "settings": json.dumps(self.settings),
+            "best_epoch": json.dumps(self.history.best_epoch),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            save_file(
+                {name: value.contiguous() for name, value in tensors.items()}, temporary, metadata
+            )
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint of the same training."""
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        stored = json.loads(metadata["settings"])
+        different = sorted(k for k in self.settings if stored.get(k) != self.settings[k])
+        weights = _under("weights.", tensors)
+        shapes = {name: tuple(value.shape) for name, value in self.vae.state_dict().items()}
+        if different or shapes != {name: tuple(value.shape) for name, value in weights.items()}:
+            what = ", ".join(f"{k} was {stored.get(k)}, is {self.settings[k]}" for k in different)
+            raise ValueError(
+                f"checkpoint {path} belongs to another training ({what or 'other network shapes'})."
+                " Continue with the same settings and data, or delete it to start anew."
+            )
+        self.vae.load_state_dict(weights)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under("optimizer.", tensors).items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.best = {k: v.to(self.device) for k, v in _under("best.", tensors).items()}
+        for name, value in _under("history.", tensors).items():
+            setattr(self.history, name, value.tolist())
+        self.history.best_epoch = json.loads(metadata["best_epoch"])
+        torch.set_rng_state(tensors["generator.cpu"])
+        if self.device.type == "cuda" and "generator.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["generator.cuda"], self.device)
 
 
-def _stalled(history: History, patience: int | None) -> bool:
-    if patience is None or history.best_epoch is None:
-        return False
-    return history.n_epochs - 1 - history.best_epoch >= patience
-
-
-def _save(
-    path: Path,
-    settings: dict[str, Any],
-    vae: MultimodalVAE,
-    optimizer: torch.optim.Optimizer,
-    history: History,
-    best: dict[str, Tensor],
-    device: torch.device,
-) -> None:
-    """Write all that training depends on; the old checkpoint stays until this one is whole."""
-    tensors = {f"weights.{name}": value for name, value in vae.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    tensors["generator.cpu"] = torch.get_rng_state()
-    if device.type == "cuda":
-        tensors["generator.cuda"] = torch.cuda.get_rng_state(device)
-    for name in ("loss", "rate", "log_likelihood", "beta", "validation_loss"):
-        tensors[f"history.{name}"] = torch.tensor(getattr(history, name), dtype=torch.float64)
-    metadata = {"settings": json.dumps(settings), "best_epoch": json.dumps(history.best_epoch)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(
-            {name: value.contiguous() for name, value in tensors.items()}, temporary, metadata
-        )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _restore(
-    path: Path,
-    settings: dict[str, Any],
-    vae: MultimodalVAE,
-    optimizer: torch.optim.Optimizer,
-    history: History,
-    best: dict[str, Tensor],
-    device: torch.device,
-) -> None:
-    with safe_open(path, framework="pt", device="cpu") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    stored = json.loads(metadata["settings"])
-    different = sorted(k for k in settings if stored.get(k) != settings[k])
-    weights = _under("weights.", tensors)
-    shapes = {name: tuple(value.shape) for name, value in vae.state_dict().items()}
-    if different or shapes != {name: tuple(value.shape) for name, value in weights.items()}:
-        what = ", ".join(f"{k} was {stored.get(k)}, is {settings[k]}" for k in different)
-        raise ValueError(
-            f"checkpoint {path} belongs to another training ({what or 'other network shapes'}). "
-            "Continue with the same settings and data, or delete it to start anew."
-        )
-    vae.load_state_dict(weights)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under("optimizer.", tensors).items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    best.update({k: v.to(device) for k, v in _under("best.", tensors).items()})
-    for name, value in _under("history.", tensors).items():
-        setattr(history, name, value.tolist())
-    history.best_epoch = json.loads(metadata["best_epoch"])
-    torch.set_rng_state(tensors["generator.cpu"])
-    if device.type == "cuda" and "generator.cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["generator.cuda"], device)
-
-
-def _described(module: nn.Module) -> str:
+def described(module: nn.Module) -> str:
     """Class and constructor arguments, which are kept as attributes of the same name."""
     names = inspect.signature(type(module).__init__).parameters
     told = [f"{name}={getattr(module, name)}" for name in names if hasattr(module, name)]

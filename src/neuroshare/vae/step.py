@@ -1,0 +1,154 @@
+"""A training step that is made once and repeated: its precision, its sums, its CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from neuroshare.vae.objectives.base import Elbo
+
+Precision = Literal["fp32", "tf32", "bf16"]
+"""Of matrix products: float32, float32 of inputs with 10 bits, or bfloat16."""
+
+WARM_UP = 3
+"""Steps before the recording, in which libraries choose kernels and Adam makes its state."""
+
+
+def autocast_dtype(precision: Precision) -> torch.dtype | None:
+    """Give what `MultimodalVAE.elbo` casts the networks' products to; None leaves them."""
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+@contextmanager
+def matmul_precision(precision: Precision) -> Iterator[None]:
+    """Allow TF32 in CUDA's matrix products, or forbid it; afterwards all is as it was."""
+    matmul = torch.backends.cuda.matmul
+    # Older torch has the one switch only, newer torch refuses to read it beside the other.
+    name, on, off = (
+        ("fp32_precision", "tf32", "ieee")
+        if hasattr(matmul, "fp32_precision")
+        else ("allow_tf32", True, False)
+    )
+    before = getattr(matmul, name)
+    setattr(matmul, name, on if precision == "tf32" else off)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
+
+
+@contextmanager
+def generators_of(device: torch.device, seed: int) -> Iterator[None]:
+    """Draw by `seed` inside; afterwards the global generators are as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def adam(
+    parameters: Iterable[Tensor], lr: float, weight_decay: float, device: torch.device
+) -> torch.optim.Optimizer:
+    """Adam, or AdamW where weights decay, in one kernel; a GPU counts the steps itself."""
+    on_device = device.type == "cuda"
+    if weight_decay:
+        return torch.optim.AdamW(
+            parameters, lr, weight_decay=weight_decay, fused=True, capturable=on_device
+        )
+    return torch.optim.Adam(parameters, lr, fused=True, capturable=on_device)
+
+
+class Sums:
+    """What an epoch adds up and the beta it weighs by, on the device.
+
+    Reading a number at every step would make the device wait for it, and a recorded step finds
+    beta where it was when it was recorded.
+
+    Parameters
+    ----------
+    models
+        Shape of the models trained at once: () or (model,).
+    """
+
+    def __init__(self, models: tuple[int, ...], n_modalities: int, device: torch.device) -> None:
+        self.beta = torch.zeros(models, device=device)
+        self.rate = torch.zeros(models, device=device)
+        self.log_lik = torch.zeros((*models, n_modalities), device=device)
+
+    def start(self, beta: Tensor) -> None:
+        """Begin an epoch."""
+        self.beta.copy_(beta)
+        self.rate.zero_()
+        self.log_lik.zero_()
+
+    def add(self, elbo: Elbo, observed: Tensor) -> Tensor:
+        """Add a batch, (..., modality, sample) and (..., sample), and give each model's loss."""
+        seen = torch.where(observed, elbo.log_lik, 0.0)
+        self.rate += elbo.rate.detach().sum(-1)
+        self.log_lik += seen.detach().sum(-1)
+        return (self.beta.unsqueeze(-1) * elbo.rate - seen.sum(-2)).mean(-1)
+
+    def means(self, n_samples: int) -> tuple[Tensor, Tensor]:
+        """Rate, (...), and log-likelihoods, (..., modality), per sample; on the host."""
+        return self.rate.cpu() / n_samples, self.log_lik.cpu() / n_samples
+
+
+class RecordedStep:
+    """A function of an index that is called a few times, then recorded, then replayed.
+
+    A replay runs the same kernels on the same memory without any Python in between. So the function
+    must have static shapes, wait for nothing, and keep what changes between calls in tensors that
+    stay where they are. Random numbers go on as if it had been called: CUDA graphs advance the
+    default generator of their device.
+
+    Elsewhere than on CUDA nothing is recorded, and the function is called on the static index.
+
+    Parameters
+    ----------
+    function
+        Called with an index, (..., sample).
+    index
+        Static memory for the index of a full batch, on the device.
+    """
+
+    def __init__(self, function: Callable[[Tensor], None], index: Tensor) -> None:
+        self.function = function
+        self.index = index
+        self._n_calls = 0
+        self._replay: Callable[[], None] | None = None
+
+    def __call__(self, index: Tensor) -> None:
+        """Do what the function does. An incomplete batch, of another shape, is not replayed."""
+        if index.shape != self.index.shape:
+            self.function(index)
+            return
+        self.index.copy_(index)
+        if self._n_calls < WARM_UP:
+            self._n_calls += 1
+            self._warm_up()
+            return
+        if self._replay is None:
+            self._replay = self._recorded()
+        self._replay()
+
+    def _warm_up(self) -> None:
+        if self.index.device.type != "cuda":
+            self.function(self.index)
+            return
+        # Not on the stream of the others: what a recording meets must not belong to it.
+        usual, aside = torch.cuda.current_stream(self.index.device), torch.cuda.Stream()
+        aside.wait_stream(usual)
+        with torch.cuda.stream(aside):
+            self.function(self.index)
+        usual.wait_stream(aside)
+
+    def _recorded(self) -> Callable[[], None]:
+        if self.index.device.type != "cuda":
+            return lambda: self.function(self.index)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.function(self.index)
+        return graph.replay
