@@ -22,6 +22,8 @@ class Likelihood(nn.Module, ABC):
 
     counts: ClassVar[bool] = False
     """Whether the data must be non-negative integers."""
+    fused: bool = True
+    """Whether shortcuts may be chosen by a look at the data, which `torch.vmap` does not allow."""
 
     @abstractmethod
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
@@ -120,7 +122,8 @@ class Poisson(Likelihood):
         output = output.clamp(max=_MAX_LOG_MEAN)
         n_lags = x.shape[-1] // output.shape[-1]
         total = x.unflatten(-1, (n_lags, -1)).sum(-2) if n_lags > 1 else x
-        return (total * output - n_lags * output.exp()).sum(-1) - _log_factorials(x)
+        log_factorials = _log_factorials(x) if self.fused else torch.lgamma(x + 1).sum(-1)
+        return (total * output - n_lags * output.exp()).sum(-1) - log_factorials
 
     def mean(self, output: Tensor) -> Tensor:  # noqa: D102
         return output.clamp(max=_MAX_LOG_MEAN).exp()

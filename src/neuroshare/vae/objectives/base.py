@@ -39,12 +39,17 @@ class Objective(nn.Module, ABC):
     """Whether modalities have anything in common at all."""
     has_prior: bool = True
     """Whether N(0, I) is the prior from which joint samples are drawn."""
+    stackable: bool = True
+    """Whether `torch.vmap` understands `loss`, so that many models can be computed as one."""
 
     def build(self, n_modalities: int, n_latents: int) -> None:
         """Make what depends on the number of modalities and latents. Called once."""
 
     def start_epoch(self, epoch: int) -> None:
-        """Move what follows a schedule. Called by the trainer."""
+        """Move what follows a schedule. Called by the trainer.
+
+        What moves is a buffer that is filled in place, for a recorded step reads no Python number.
+        """
 
     @abstractmethod
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:

@@ -45,6 +45,7 @@ class MoE(Objective):
             raise ValueError(f"moe needs n_importance >= 1. Got {n_importance!r} instead.")
         self.n_importance = n_importance
         self.dreg = dreg
+        self.stackable = not dreg  # vmap hands out tensors on which no hook works
 
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
         weight = weights(observed, q.loc.dtype)
