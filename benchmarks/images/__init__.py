@@ -1,0 +1,1 @@
+"""The image suites of the literature on the public core of neuroshare."""

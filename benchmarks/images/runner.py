@@ -1,0 +1,316 @@
+"""Fit and score methods on a suite, one resumable run after the other, one JSON file per run."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import neuroshare
+from benchmarks.images.data import Dataset, Samples
+from benchmarks.images.networks import Classifier, Decoder, Encoder
+from benchmarks.images.probes import (
+    generate,
+    generation,
+    probe,
+    score_classifiers,
+    summary,
+    train_classifiers,
+)
+from benchmarks.images.suite import Preset, Suite
+from neuroshare.vae import train
+from neuroshare.vae.multimodal import MultimodalVAE
+from neuroshare.vae.objectives import OBJECTIVES, Objective, make_objective
+from neuroshare.vae.schedule import Schedule
+
+SHOWN = 8
+"""Samples kept for the figures."""
+
+
+def objective_of(name: str, preset: Preset) -> Objective:
+    """The sharing rule as its paper sets it, where the default differs or depends on the size."""
+    if name == "mmvm":
+        epochs = max(1, round(preset.anneal * preset.epochs))
+        return OBJECTIVES[name](prior_weight=Schedule(1.0, 0.0, epochs))
+    if name == "mmvae_plus":
+        # As many numbers in a code as in the other methods' codes, half of them private.
+        return OBJECTIVES[name](private_dim=preset.latent_dim // 2)
+    if name == "mopoe":
+        return OBJECTIVES[name](n_subsets=preset.n_subsets)
+    return make_objective(name)
+
+
+def build(dataset: Dataset, preset: Preset, objective: str, seed: int) -> MultimodalVAE:
+    """An untrained model; networks of one seed are the same for every objective."""
+    rule = objective_of(objective, preset)
+    rule.build(len(dataset.modalities), preset.latent_dim)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        shapes = [modality.shape for modality in dataset.modalities]
+        return MultimodalVAE(
+            [Encoder(shape, preset.latent_dim, preset.size) for shape in shapes],
+            [Decoder(shape, preset.latent_dim, preset.size) for shape in shapes],
+            [modality.likelihood() for modality in dataset.modalities],
+            rule,
+        )
+
+
+def run(
+    suite: Suite,
+    preset_name: str,
+    folder: Path | None,
+    out: Path,
+    *,
+    objectives: Sequence[str],
+    betas: Sequence[float] | None = None,
+    seeds: Sequence[int] = (0,),
+    device: str = "auto",
+    progress: bool = True,
+) -> list[Path]:
+    """Fit and score every objective at every beta and seed; what is in `out` already stays.
+
+    Returns
+    -------
+    list of Path
+        The JSON files, one per run.
+
+    Raises
+    ------
+    FileNotFoundError
+        If files of the suite are missing.
+    ValueError
+        If a file in `out` is of a run with other settings.
+    """
+    preset, place, dataset = prepare(suite, preset_name, folder, out, device)
+    description = _settings(preset, dataset)
+    stem = f"{suite.name}-{preset_name}"
+    classifiers = train_classifiers(
+        dataset, preset, out / f"{stem}-classifiers.safetensors", progress
+    )
+    paths = []
+    for seed, objective in itertools.product(seeds, objectives):
+        # Without a rate there is nothing that beta could weigh.
+        grid = (1.0,) if objective == "autoencoder" else (betas or preset.betas)
+        for beta in grid:
+            path = out / f"{stem}-{objective}-beta{beta:g}-seed{seed}.json"
+            paths.append(path)
+            if path.exists():
+                stored = json.loads(path.read_text())["settings"]
+                if stored != description:
+                    raise ValueError(
+                        f"{path} was made with other settings ({_different(stored, description)})."
+                        " Name another --out, or delete it."
+                    )
+                continue
+            result = _fit_and_score(
+                suite, preset, dataset, classifiers, objective, beta, seed, place, path, progress
+            )
+            named = {"suite": suite.name, "preset": preset_name, "objective": objective}
+            _write(path, {**named, "beta": beta, "seed": seed, "settings": description, **result})
+            path.with_suffix(".checkpoint.safetensors").unlink(missing_ok=True)
+    return paths
+
+
+def prepare(
+    suite: Suite, preset_name: str, folder: Path | None, out: Path, device: str
+) -> tuple[Preset, torch.device, Dataset]:
+    """The preset, the device, and the data on it; `smoke` writes its own where none are given."""
+    if preset_name not in suite.presets:
+        raise ValueError(
+            f"{suite.name}: the preset must be one of {list(suite.presets)}. Got {preset_name!r}."
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    if folder is None and preset_name == "smoke":
+        folder = out / f"{suite.name}-tiny"
+        if not folder.exists():
+            suite.write_tiny(folder)
+    if folder is None:
+        raise FileNotFoundError(
+            f"{suite.name}: preset {preset_name!r} needs the official files. Name their folder "
+            "with --data; only 'smoke' makes up its own."
+        )
+    preset = suite.presets[preset_name]
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    place = torch.device(device)
+    return preset, place, suite.read(folder, **preset.arguments).to(place)
+
+
+def seconds_per_step(
+    dataset: Dataset, preset: Preset, objective: str, device: torch.device, n_steps: int
+) -> float:
+    """Time of a training step, of whole batches, the first step left out."""
+    vae = build(dataset, preset, objective, seed=0).to(device)
+    rows = torch.arange(preset.batch_size, device=device) % len(dataset.train)
+    few = _Few(dataset.train, rows)
+    settings = {"batch_size": preset.batch_size, "lr": preset.lr, "progress": False}
+    train.fit(vae, few, epochs=1, **settings)
+    started = time.perf_counter()
+    train.fit(vae, few, epochs=n_steps, **settings)  # an epoch is one batch; each ends in a sync
+    return (time.perf_counter() - started) / n_steps
+
+
+@dataclasses.dataclass
+class _Few:
+    """One batch of samples, as data of their own."""
+
+    samples: Samples
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def redraw(self, epoch: int) -> None:
+        self.samples.redraw(epoch)
+
+    def batch(self, index: Tensor) -> tuple[list[Tensor], Tensor]:
+        return self.samples.batch(self.rows[index])
+
+
+def _fit_and_score(
+    suite: Suite,
+    preset: Preset,
+    dataset: Dataset,
+    classifiers: list[Classifier],
+    objective: str,
+    beta: float,
+    seed: int,
+    device: torch.device,
+    path: Path,
+    progress: bool,
+) -> dict[str, Any]:
+    vae = build(dataset, preset, objective, seed).to(device)
+    if progress:
+        print(f"{suite.name}: {objective}, beta {beta:g}, seed {seed}", flush=True)
+    started, used = time.perf_counter(), time.process_time()
+    history = train.fit(
+        vae,
+        dataset.train,
+        epochs=preset.epochs,
+        batch_size=preset.batch_size,
+        lr=preset.lr,
+        beta=beta,
+        seed=seed,
+        progress=progress,
+        checkpoint=path.with_suffix(".checkpoint.safetensors"),
+    )
+    if history.interrupted:
+        raise KeyboardInterrupt
+    cost = {
+        "fit_seconds": time.perf_counter() - started,
+        "fit_cpu_seconds": time.process_time() - used,
+    }
+    scores = {}
+    probed = dataset.train.head(preset.n_probe)
+    for name in ("validation", "test"):
+        part = getattr(dataset, name)
+        scores[name] = {
+            "probe": probe(vae, probed, part, len(dataset.labels)),
+            **generation(vae, dataset, part, classifiers),
+        }
+    _keep_samples(vae, dataset, path.with_suffix(".npz"))
+    return {
+        "classifiers": [m[suite.metric] for m in score_classifiers(classifiers, dataset.test)],
+        "history": {"loss": history.loss, "rate": history.rate},
+        "cost": cost,
+        "metric": suite.metric,
+        "validation": summary(scores["validation"], suite.metric),
+        "test": summary(scores["test"], suite.metric),
+        "test_in_full": scores["test"],
+        "texts": _texts(vae, dataset),
+        **_provenance(device),
+    }
+
+
+def _shown(dataset: Dataset) -> list[Tensor]:
+    n = min(SHOWN, len(dataset.test))
+    return dataset.test.batch(torch.arange(n, device=dataset.test.labels.device))[0]
+
+
+def _keep_samples(vae: MultimodalVAE, dataset: Dataset, path: Path) -> None:
+    """Real and generated images of a few test samples, (source, sample, feature) bytes each."""
+    x, kept = _shown(dataset), {}
+    for target, modality in enumerate(dataset.modalities):
+        if modality.alphabet is None:
+            made = [generate(vae, x, source, target) for source in range(len(x))]
+            stacked = torch.stack([x[target], *(modality.hard(part) for part in made)])
+            kept[modality.name] = (255 * stacked).round().byte().cpu().numpy()
+    temporary = path.with_suffix(f".{os.getpid()}.npz")
+    np.savez_compressed(temporary, **kept)
+    os.replace(temporary, path)
+
+
+def _texts(vae: MultimodalVAE, dataset: Dataset) -> list[dict[str, Any]]:
+    """Real and generated texts of the same samples."""
+    x, texts = _shown(dataset), []
+    for target, modality in enumerate(dataset.modalities):
+        if modality.alphabet is None:
+            continue
+        for source, given in enumerate(dataset.modalities):
+            made = generate(vae, x, source, target)
+            for real, read in zip(x[target], made, strict=True):
+                pair = {"real": modality.text(real), "generated": modality.text(read)}
+                texts.append({"source": given.name, "target": modality.name, **pair})
+    return texts
+
+
+def _settings(preset: Preset, dataset: Dataset) -> dict[str, Any]:
+    """All that decides a run beside its objective, beta and seed, as JSON gives it back."""
+    settings = dataclasses.asdict(preset)
+    del settings["betas"]
+    parts = ("train", "validation", "test")
+    settings["samples"] = {part: len(getattr(dataset, part)) for part in parts}
+    return json.loads(json.dumps(settings, default=str))
+
+
+def _different(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
+    names = sorted(n for n in {*stored, *wanted} if stored.get(n) != wanted.get(n))
+    return ", ".join(f"{n} was {stored.get(n)}, is {wanted.get(n)}" for n in names)
+
+
+def _provenance(device: torch.device) -> dict[str, Any]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    ).stdout.strip()
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU"
+    versions = {"neuroshare": neuroshare.__version__, "torch": torch.__version__}
+    return {
+        "commit": commit,
+        "versions": {"python": platform.python_version(), **versions},
+        "device": f"{name}, {torch.get_num_threads()} threads",
+    }
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    """Write JSON at once: a file that is there is whole."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(_rounded(result), indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def _rounded(value: Any) -> Any:
+    """Five digits say all; a score that does not exist is null."""
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value

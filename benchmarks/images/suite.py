@@ -1,0 +1,78 @@
+"""What a suite is. To add one, put a file with a `SUITE` into `suites/`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.images import suites
+from benchmarks.images.data import Dataset
+from benchmarks.images.networks import Size
+
+Metric = Literal["accuracy", "average_precision", "auroc"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much to compute.
+
+    `betas` are tried in turn and one is chosen on the validation part. The weight of N(0, I) in the
+    prior of mmvm falls from 1 to 0 over the first `anneal` share of the epochs; mopoe decodes
+    `n_subsets` subsets per step, None all. Linear probes are fitted on the first `n_probe` training
+    samples. `arguments` go to the suite's `read`.
+    """
+
+    latent_dim: int
+    epochs: int
+    lr: float
+    betas: tuple[float, ...]
+    size: Size
+    classifier: Size
+    batch_size: int = 256
+    anneal: float = 0.5
+    n_probe: int | None = None
+    n_subsets: int | None = None
+    classifier_epochs: int = 10
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One benchmark: where its data come from, what is scored, and how much is computed.
+
+    Parameters
+    ----------
+    name
+        As on the command line.
+    metric
+        Of the linear probe and of coherence: the headline; the others are reported as well.
+    presets
+        By name: smoke, small, paper.
+    read
+        (folder, **preset.arguments) -> Dataset; raises FileNotFoundError where files are missing.
+    write_tiny
+        Write a few made-up samples in the official layout: what `smoke` reads.
+    """
+
+    name: str
+    metric: Metric
+    presets: Mapping[str, Preset]
+    read: Callable[..., Dataset]
+    write_tiny: Callable[[Path], None]
+
+
+def names() -> list[str]:
+    """Names of all suites, one for each file."""
+    return sorted(module.name for module in pkgutil.iter_modules(suites.__path__))
+
+
+def load(name: str) -> Suite:
+    """The suite of this name."""
+    if name not in names():
+        raise ValueError(f"The suite must be one of {names()}. Got {name!r} instead.")
+    suite: Suite = importlib.import_module(f"{suites.__name__}.{name}").SUITE
+    return suite
