@@ -1,7 +1,11 @@
 """Settings of the documentation, which `make docs` builds with every notebook executed."""
 
+from html import escape
+
 from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
+from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
 
 import neuroshare
 
@@ -11,13 +15,14 @@ version = release = neuroshare.__version__
 
 extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
 exclude_patterns = ["_build", "conf.py", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
 default_role = "py:obj"
 
 html_theme = "furo"
 html_title = f"neuroshare {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_math_renderer = "mathml"
+html_math_renderer = "svg"
 
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc has them in words
@@ -33,16 +38,37 @@ nb_execution_raise_on_error = True
 nb_output_stderr = "warn"  # a tutorial that warns is not finished
 
 
+def _svg(latex):
+    """Draw a formula in the colour of the text: a reader needs no script, network or math font."""
+    latex = " ".join(latex.split())
+    path = TextPath((0, 0), f"${latex}$", size=112, prop=FontProperties(math_fontfamily="cm"))
+    box = path.get_extents()
+    letters = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
+    drawn = ""
+    for points, code in path.iter_segments(simplify=False):
+        # y points up in matplotlib and down in SVG.
+        where = points.reshape(-1, 2) * (1, -1)
+        drawn += (
+            letters[code] + " ".join(f"{v:.0f}" for v in where.flat) if code in letters else "Z"
+        )
+    return (
+        f'<svg class="formula" role="img" aria-label="{escape(latex)}" '
+        f'viewBox="{box.x0 - 2:.0f} {-box.y1 - 2:.0f} {box.width + 4:.0f} {box.height + 4:.0f}" '
+        f'style="width: {(box.width + 4) / 100:.2f}em; height: {(box.height + 4) / 100:.2f}em; '
+        f'vertical-align: {(box.y0 - 2) / 100:.2f}em"><path d="{drawn}"/></svg>'
+    )
+
+
 def _inline_math(translator, node):
-    translator.body.append(tex2mathml(node.astext()))
+    translator.body.append(_svg(node.astext()))
     raise nodes.SkipNode
 
 
 def _block_math(translator, node):
-    translator.body.append(f'<div class="math">{tex2mathml(node.astext(), as_block=True)}</div>')
+    translator.body.append(f'<div class="math">{_svg(node.astext())}</div>')
     raise nodes.SkipNode
 
 
 def setup(app):
-    """Render mathematics as MathML, which browsers show without a script or a network."""
-    app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
+    """Draw mathematics at build time."""
+    app.add_html_math_renderer("svg", (_inline_math, None), (_block_math, None))
