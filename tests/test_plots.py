@@ -74,6 +74,13 @@ def test_two_latents_are_drawn_as_they_are():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent 1", "latent 2")
 
 
+def test_latents_may_share_an_axes():
+    latents = make_latents(2)
+    ax = ns.plot_latents(latents)
+    ns.plot_latents(latents, color="time", ax=ax)
+    assert [text.get_text() for text in ax.texts] == CONDITIONS
+
+
 def test_paths_are_condition_means_over_time():
     latents = make_latents(2)
     ax = ns.plot_latents(latents)

@@ -120,15 +120,16 @@ def plot_latents(
         hues = [_colors("condition", [i])[0] for i in range(len(names))]
     if color == "time":
         hues = ["black"] * len(groups)
+    lines = []
     for (member, name), hue in zip(groups, hues, strict=True):
         path = _mean_path(points[member][:, conditions == name], time[conditions == name])
         # A white line beneath keeps a path visible among points of its own colour.
         ax.plot(*path.T, color="white", lw=4, zorder=3)
-        ax.plot(*path.T, color=hue, lw=2.2, zorder=4, label=f"mean of {by} {name}")
+        lines += ax.plot(*path.T, color=hue, lw=2.2, zorder=4, label=f"mean of {by} {name}")
         ax.plot(*path[:1].T, "o", color=hue, mec="white", ms=6, zorder=5)
 
     if color == "time":
-        _label_ends(ax, names)
+        _label_ends(ax, lines, names)
     else:
         keys: Iterable[Hashable] = names if color == "condition" else subjects
         _legend(ax, keys, color, title=by if color == "condition" else "subject")
@@ -523,10 +524,9 @@ def _legend(ax: Axes, names: Iterable[Hashable], kind: str, title: str) -> None:
     )
 
 
-def _label_ends(ax: Axes, names: Iterable[Hashable]) -> None:
+def _label_ends(ax: Axes, lines: Iterable[Line2D], names: Iterable[Hashable]) -> None:
     """Write each condition at the end of its path."""
-    paths = [line for line in ax.lines if str(line.get_label()).startswith("mean of")]
-    for line, name in zip(paths, names, strict=True):
+    for line, name in zip(lines, names, strict=True):
         end = np.asarray(line.get_xydata())[-1:]
         for x, y in end:
             box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8}
