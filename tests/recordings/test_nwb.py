@@ -320,3 +320,13 @@ def test_columns_that_are_left_out_are_not_read(tmp_path, monkeypatch):
     assert units.tags.tolist() == ["a, b", "", "c"]
     assert "/units/spike_times" in read
     assert not {"/units/waveform_mean", "/units/amplitudes"} & read
+
+
+def test_text_of_another_encoding_is_told(file):
+    with h5py.File(file, "r+") as h5:
+        attributes = dict(h5["units/area"].attrs)
+        del h5["units/area"]
+        h5["units/area"] = np.array([b"CA1", b"\xff", b""])
+        h5["units/area"].attrs.update(attributes)
+    with pytest.raises(ValueError, match=r"rat.nwb: expected complete data.*UnicodeDecodeError"):
+        read_nwb(file)

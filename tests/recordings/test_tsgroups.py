@@ -6,6 +6,7 @@ import pytest
 import xarray as xr
 
 from neuroshare.recordings.binning import bin_spikes
+from neuroshare.recordings.nwb import read_nwb
 from neuroshare.recordings.pairing import pair_subjects
 from neuroshare.recordings.session import Session
 from neuroshare.recordings.simulate import simulate_sessions
@@ -67,6 +68,15 @@ def there_and_back(session):
 def test_a_session_returns_from_pynapple_exactly(change):
     session = change(rich_session())
     assert_same(there_and_back(session), session)
+
+
+@pytest.mark.data
+def test_real_mice_return_from_pynapple_exactly(data_dir):
+    paths = sorted((data_dir / "mice-nwb").glob("*.nwb"))
+    assert paths
+    for path in paths:
+        session = read_nwb(path)
+        assert_same(there_and_back(session), session)
 
 
 def test_units_and_trials_come_back_in_the_order_of_ids_and_time():

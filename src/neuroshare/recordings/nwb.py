@@ -234,11 +234,12 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[pynwb.NWBFile]:
             yield nwb
         except ConnectionError:
             raise
-        except OSError as error:
+        # A damaged file can claim any type, size and encoding of what it holds.
+        except (OSError, MemoryError, RuntimeError, TypeError, LookupError, UnicodeError) as error:
             raise ValueError(
-                f"{name}: expected complete data, but HDF5 cannot read them "
-                f"({_first_line(error)}). The file is damaged, or compressed with an unknown "
-                "filter; export it again."
+                f"{name}: expected complete data, but they cannot be read "
+                f"({type(error).__name__}: {_first_line(error)}). The file is damaged, or "
+                "compressed with an unknown filter; export it again."
             ) from error
 
 
