@@ -1,7 +1,9 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -144,33 +146,64 @@ def test_every_executor_gives_the_same_table(parts, tmp_path):
         pd.testing.assert_frame_equal(there, here, check_exact=True)
         if not isinstance(pool, int):
             pool.shutdown()
-    assert len(list((tmp_path / "joblib" / "data").iterdir())) == 1
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["runs"]
 
 
-class Unreliable:
-    """Lose the first submission of every second run."""
+@pytest.mark.slow
+def test_a_killed_dask_worker_changes_nothing_in_the_table(parts, tmp_path, log):
+    distributed = pytest.importorskip("distributed", reason="the extra 'sweep' is not installed")
+    alone = run(parts, tmp_path / "alone")
+    log.unlink()
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=None,
+            local_directory=str(tmp_path),
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        (victim, _) = client.run(os.getpid).values()
 
-    def __init__(self, losses):
-        self.losses, self.calls = losses, []
+        def kill_mid_way():
+            while not log.exists() or len(log.read_text().splitlines()) < 6:
+                time.sleep(0.02)
+            os.kill(victim, signal.SIGKILL)
 
-    def submit(self, fn, run, *arguments):
-        number = arguments[-1]
-        self.calls.append((run.id, number))
+        killer = threading.Thread(target=kill_mid_way)
+        killer.start()
+        table = run(parts, tmp_path / "cluster", executor=client)
+        killer.join()
+        client.wait_for_workers(2)
+        assert victim not in client.run(os.getpid).values()
+    pd.testing.assert_frame_equal(table, alone, check_exact=True)
+    assert {path.suffix for path in (tmp_path / "cluster" / "runs").iterdir()} <= {
+        ".json",
+        ".lock",  # of the run that was killed, if another has it no more
+    }
+
+
+class Elsewhere:
+    """Executes where the folder of the sweep is not seen."""
+
+    def __init__(self, runs):
+        self.runs = runs
+
+    def submit(self, fn, *arguments):
         future = Future()
-        if number <= self.losses and len(self.calls) % 2:
-            future.set_exception(ConnectionError("the worker is gone"))
-        else:
-            future.set_result(fn(run, *arguments))
+        hidden = self.runs.rename(self.runs.with_name("hidden"))
+        future.set_result(fn(*arguments))
+        hidden.rename(self.runs)
         return future
 
 
-def test_runs_of_a_lost_worker_are_submitted_once_more(parts, tmp_path, log):
-    pool = Unreliable(losses=1)
-    assert len(run(parts, tmp_path / "once", executor=pool)) == 24
-    assert len(pool.calls) == len(set(pool.calls)) == 24 + 12
-    assert len(log.read_text().splitlines()) == 24
-    with pytest.raises(ConnectionError):
-        run(parts, tmp_path / "twice", executor=Unreliable(losses=2))
+def test_results_of_workers_that_do_not_see_the_folder_are_kept(parts, tmp_path, log):
+    grid = {"objectives": ["mmvm"], "betas": [1.0], "seeds": [0, 1]}
+    there = run(parts, tmp_path, executor=Elsewhere(tmp_path / "runs"), **grid)
+    assert len(files(tmp_path)) == 2
+    log.unlink()
+    pd.testing.assert_frame_equal(run(parts, tmp_path, **grid), there, check_exact=True)
+    assert not log.exists()
 
 
 @pytest.mark.parametrize("executor", [None, 2])

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import joblib
 import numpy as np
+from joblib.externals.loky import get_reusable_executor
 from numpy.typing import NDArray
 from sklearn.utils.parallel import ThreadpoolController
 
@@ -27,6 +28,7 @@ Result = TypeVar("Result")
 _ONE_PER_PROCESS = threading.Lock()
 """Random numbers and numbers of threads belong to a process, not to a thread."""
 
+_TRIES_IN_VAIN = 2
 _MAPPED_BYTES = 2**20
 """Memory-mapped arrays from this size on travel by the name of their file."""
 
@@ -77,8 +79,8 @@ def run_each(
 
     Notes
     -----
-    A process runs one task at a time. What a lost worker had is handed out again, as long as any
-    task ends between two losses; else the loss is raised.
+    A process runs one task at a time. What a lost worker had is handed out again; only when that
+    was in vain twice in a row, with no other task ending in between, the loss is raised.
     """
     if not (executor is None or isinstance(executor, int | Executor)):
         raise TypeError(
@@ -92,14 +94,11 @@ def run_each(
     left = dict(enumerate(items))
     work = partial(_work, task, threads)
     with _sent(data, executor, folder) as send:
+        in_vain = 0
         while left:
             loss = None
             n_left = len(left)
-            for outcome in (
-                _from_processes(work, send(), left, executor)
-                if isinstance(executor, int)
-                else _from_futures(work, send(), left, executor)
-            ):
+            for outcome in _outcomes(work, send(), left, executor):
                 if isinstance(outcome, _Lost):
                     loss = outcome.error
                     continue
@@ -107,7 +106,8 @@ def run_each(
                     raise outcome.error
                 del left[outcome.position]
                 yield outcome.position, outcome.result
-            if loss is not None and len(left) == n_left:
+            in_vain = in_vain + 1 if len(left) == n_left else 0
+            if loss is not None and in_vain > _TRIES_IN_VAIN:
                 raise loss
 
 
@@ -143,22 +143,17 @@ def _limited(task: Callable[..., Any], threads: int, data: Any, item: Any) -> An
         return task(data, item)
 
 
-def _from_processes(
-    work: Callable[..., _Ended], data: Any, left: Mapping[int, Any], n: int
+def _outcomes(
+    work: Callable[..., _Ended], data: Any, left: Mapping[int, Any], executor: int | Executor
 ) -> Iterator[_Ended | _Lost]:
-    pool = joblib.Parallel(n_jobs=n, return_as="generator_unordered", batch_size=1)
-    calls = [joblib.delayed(work)(data, position, item) for position, item in left.items()]
-    try:
-        yield from pool(calls)
-    except Exception as error:
-        yield _Lost(error)
-
-
-def _from_futures(
-    work: Callable[..., _Ended], data: Any, left: Mapping[int, Any], executor: Executor
-) -> Iterator[_Ended | _Lost]:
-    submit: Callable[..., Any] = executor.submit
-    if _is_dask(executor):
+    pool: Executor = (
+        # These processes take functions of notebooks too; a new set replaces one that is broken.
+        get_reusable_executor(joblib.effective_n_jobs(executor))
+        if isinstance(executor, int)
+        else executor
+    )
+    submit: Callable[..., Any] = pool.submit
+    if _is_dask(pool):
         # A scheduler that knows tasks by their arguments would remember the loss instead.
         submit = partial(submit, pure=False)
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()

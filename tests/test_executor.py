@@ -1,0 +1,223 @@
+import os
+import signal
+import threading
+import time
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from neuroshare.executor import _pickled, run_each
+
+
+class Noted(dict):
+    """Data that leave a line wherever they arrive."""
+
+    def __reduce__(self):
+        return _arrived, (dict(self),)
+
+
+def _arrived(content):
+    with open(os.environ["ARRIVALS"], "a") as log:
+        log.write(f"{os.getpid()}\n")
+    return Noted(content)
+
+
+def times_sum(data, item):
+    return item * data["x"].sum(), torch.get_num_threads()
+
+
+def failing(data, item):
+    if item == 1:
+        raise KeyError("no such thing")
+    return item
+
+
+def deadly(data, item):
+    """Take the worker along, on the first attempt at item 3."""
+    mark = Path(data["folder"], "died")
+    if item == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item + 1
+
+
+def always_deadly(data, item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def slow(data, item):
+    time.sleep(0.3)
+    return item, os.getpid()
+
+
+def collected(*arguments, **more):
+    found = dict(run_each(*arguments, **more))
+    return [found[position] for position in sorted(found)]
+
+
+@pytest.fixture
+def arrivals(tmp_path, monkeypatch):
+    monkeypatch.setenv("ARRIVALS", str(tmp_path / "arrivals"))
+    (tmp_path / "arrivals").touch()
+    return tmp_path / "arrivals"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    distributed = pytest.importorskip("distributed", reason="the extra 'sweep' is not installed")
+    with (
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=None,
+            local_directory=str(tmp_path_factory.mktemp("dask")),
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("kind", ["here", "processes", "threads", "pool"])
+def test_every_executor_gives_the_same_results(kind, arrivals, tmp_path):
+    data, items = Noted(x=np.arange(10.0)), list(range(6))
+    executor = {
+        "here": lambda: None,
+        "processes": lambda: 2,
+        "threads": lambda: ThreadPoolExecutor(2),
+        "pool": lambda: ProcessPoolExecutor(2),
+    }[kind]()
+    assert collected(times_sum, data, items, executor, folder=tmp_path) == [
+        (45.0 * item, 1) for item in items
+    ]
+    assert len(arrivals.read_text().split()) <= (0 if kind == "here" else 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["arrivals"], "nothing is left behind"
+    if hasattr(executor, "shutdown"):
+        executor.shutdown()
+
+
+@pytest.mark.parametrize("executor", [None, 2])
+def test_an_error_of_a_task_is_raised(executor):
+    with pytest.raises(KeyError, match="no such thing"):
+        collected(failing, {}, [0, 1, 2], executor)
+
+
+def test_threads_of_a_task_are_as_told():
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        assert collected(times_sum, {"x": np.ones(2)}, [1], threads=threads) == [(2.0, threads)]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.slow
+def test_tasks_of_a_killed_process_are_done_by_another(tmp_path):
+    found = collected(deadly, {"folder": tmp_path}, list(range(8)), 2)
+    assert found == list(range(1, 9))
+    assert (tmp_path / "died").exists()
+
+
+@pytest.mark.slow
+def test_a_task_that_kills_every_worker_is_given_up():
+    with pytest.raises(Exception, match=r"terminated|SIGKILL"):
+        collected(always_deadly, {}, [0], 2)
+
+
+class Unreliable:
+    """Lose every second task, or every task."""
+
+    def __init__(self, every):
+        self.every, self.calls = every, []
+
+    def submit(self, fn, *arguments):
+        self.calls.append(arguments[-1])
+        future = Future()
+        if self.every or len(self.calls) % 2:
+            future.set_exception(ConnectionError("the worker is gone"))
+        else:
+            future.set_result(fn(*arguments))
+        return future
+
+
+def test_lost_tasks_are_handed_out_while_any_other_ends():
+    pool = Unreliable(every=False)
+    assert collected(failing, {}, [2, 3, 4, 5, 6], pool) == [2, 3, 4, 5, 6]
+    assert len(pool.calls) == 5 + 3 + 1 + 1
+    with pytest.raises(ConnectionError):
+        collected(failing, {}, [2, 3], pool := Unreliable(every=True))
+    assert len(pool.calls) == 3 * 2
+
+
+def test_what_cannot_execute_is_refused():
+    with pytest.raises(TypeError, match=r"'executor' parameter.*Got str"):
+        collected(failing, {}, [0], "cluster")
+
+
+# ------------------------------------------------------------------------- data that are mapped
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    path = tmp_path / "counts.npy"
+    np.save(path, np.arange(3 * 2**20, dtype=np.uint8).reshape(3, 1024, 1024))
+    return np.load(path, mmap_mode="r")
+
+
+def test_mapped_arrays_are_sent_by_name(mapped):
+    import pickle
+
+    views = [
+        mapped,
+        mapped.transpose(0, 2, 1),
+        np.asarray(mapped)[1:, ::-1],
+        mapped[:, 5:, :-7],
+        mapped.view(np.ndarray).reshape(-1)[::-2],
+    ]
+    for view in views:
+        content = _pickled(view)
+        assert len(content) < 1000
+        there = pickle.loads(content)
+        assert not there.flags.writeable
+        assert there.strides == view.strides
+        np.testing.assert_array_equal(there, view)
+    small = mapped[0, :10]
+    assert len(_pickled(small)) > small.nbytes, "it is not worth a file"
+    assert len(_pickled(np.array(mapped))) > mapped.nbytes, "a copy is no longer the file's"
+
+
+def test_a_mapped_file_that_changed_or_is_not_there_is_refused(mapped):
+    import pickle
+
+    content, path = _pickled(mapped), Path(mapped.filename)
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(ValueError, match="was changed since it was mapped"):
+        pickle.loads(content)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="folder that all workers share"):
+        pickle.loads(content)
+
+
+# ------------------------------------------------------------------------- on a cluster
+
+
+@pytest.mark.slow
+def test_dask_workers_get_the_data_once_and_one_thread(client, mapped):
+    data = {"x": np.asarray(mapped)}
+    items = list(range(6))
+    found = collected(times_sum, data, items, client)
+    assert found == [(item * mapped.sum(dtype=int), 1) for item in items]
+    with pytest.raises(KeyError, match="no such thing"):
+        collected(failing, {}, [0, 1, 2], client)
+
+
+@pytest.mark.slow
+def test_a_killed_dask_worker_loses_nothing(client):
+    (victim, _) = client.run(os.getpid).values()
+    killer = threading.Timer(0.5, os.kill, (victim, signal.SIGKILL))
+    killer.start()
+    found = collected(slow, {}, list(range(12)), client)
+    killer.join()
+    assert [item for item, _ in found] == list(range(12))
+    client.wait_for_workers(2)
+    assert victim not in client.run(os.getpid).values()
