@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import EllipsisType
 from typing import Literal
 
 import torch
@@ -84,12 +85,12 @@ class Sums:
         self.rate.zero_()
         self.log_lik.zero_()
 
-    def add(self, elbo: Elbo, observed: Tensor) -> Tensor:
+    def add(self, elbo: Elbo, observed: Tensor, models: slice | EllipsisType = ...) -> Tensor:
         """Add a batch, (..., modality, sample) and (..., sample), and give each model's loss."""
         seen = torch.where(observed, elbo.log_lik, 0.0)
-        self.rate += elbo.rate.detach().sum(-1)
-        self.log_lik += seen.detach().sum(-1)
-        return (self.beta.unsqueeze(-1) * elbo.rate - seen.sum(-2)).mean(-1)
+        self.rate[models].add_(elbo.rate.detach().sum(-1))
+        self.log_lik[models].add_(seen.detach().sum(-1))
+        return (self.beta[models].unsqueeze(-1) * elbo.rate - seen.sum(-2)).mean(-1)
 
     def means(self, n_samples: int) -> tuple[Tensor, Tensor]:
         """Rate, (...), and log-likelihoods, (..., modality), per sample; on the host."""

@@ -44,7 +44,7 @@ class Data(Protocol):
     """Samples of all modalities, already on the device.
 
     Data whose `batch` gathers on the device, without waiting, from tensors that stay where they
-    are, say so by an attribute ``capturable = True``; `redraw` then fills those tensors in place.
+    are, say so by an attribute ``resident = True``; `redraw` then fills those tensors in place.
     """
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ def fit(
         float32 in any case.
     graphs
         Record the training step as a CUDA graph and replay it. ``"auto"``: on a GPU, where the data
-        are capturable (see `Data`). True elsewhere prepares the step alike and calls it.
+        are resident (see `Data`). True elsewhere prepares the step alike and calls it.
     seed
         Of batches, partners and noise. The global generators are left as they were.
     progress
@@ -144,7 +144,7 @@ def fit(
     ------
     ValueError
         If a checkpoint belongs to another training, the loss stops being finite, or graphs are
-        asked for with data that are not capturable.
+        asked for with data that are not resident.
     """
     device = next(vae.parameters()).device
     settings = {
@@ -246,13 +246,13 @@ def is_recorded(graphs: Graphs, data: Data, device: torch.device) -> bool:
     if device.type != "cuda":
         return graphs is True
     # Data that have never heard of recordings may move their tensors.
-    capturable = bool(getattr(data, "capturable", False))
-    if graphs is True and not capturable:
+    resident = bool(getattr(data, "resident", False))
+    if graphs is True and not resident:
         raise ValueError(
             "graphs=True needs data that are gathered on the device from tensors that stay where "
-            f"they are (capturable). {type(data).__name__} is not; use graphs='auto'."
+            f"they are (resident). {type(data).__name__} is not; use graphs='auto'."
         )
-    return capturable and bool(graphs)
+    return resident and bool(graphs)
 
 
 def start_training(vae: MultimodalVAE) -> None:
