@@ -13,7 +13,7 @@ LAYERS = {
     "__init__": set(),
     "settings": set(),
     "writing": set(),
-    "recordings": {"settings"},
+    "recordings": {"settings", "writing"},
     "executor": set(),
     "vae": set(),
     "analysis": {"settings"},

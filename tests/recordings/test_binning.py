@@ -1,11 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neuroshare.recordings import binning
 from neuroshare.recordings.binning import bin_spikes
 from neuroshare.recordings.nwb import read_nwb
+from neuroshare.recordings.pairing import pair_subjects
 from neuroshare.recordings.session import Session
 
 
@@ -186,3 +189,91 @@ def test_counts_equal_pynapple_on_a_real_recording(data_dir):
     theirs = nap.build_tensor(group, epochs, bin_size=0.01)  # (unit, trial, time)
     assert counts.values.sum() > 1000
     np.testing.assert_array_equal(counts.values, np.moveaxis(theirs, 0, 1))
+
+
+# ------------------------------------------------------------------------- counts in a file
+
+
+def trials_of_spikes(n_trials=20, n_spikes=3000, seed=0):
+    rng = np.random.default_rng(seed)
+    spikes = [np.sort(rng.uniform(0, n_trials, n)) for n in (n_spikes, 10, 0, n_spikes)]
+    return recording(spikes, np.arange(n_trials, dtype=float), odor=["A", "B"] * (n_trials // 2))
+
+
+@pytest.mark.parametrize("chunk", [1, 100, 10**6])
+def test_cached_counts_equal_those_in_memory(chunk, tmp_path, monkeypatch):
+    monkeypatch.setattr(binning, "CHUNK", chunk)
+    session = trials_of_spikes()
+    counts = bin_spikes(session, cache=tmp_path)
+    expected = bin_spikes(session)
+    xr.testing.assert_identical(counts.astype(expected.dtype), expected)
+    assert counts.dtype == np.uint8
+    assert not counts.values.flags.writeable
+    (path,) = tmp_path.iterdir()
+    on_disk = np.load(path, mmap_mode="r")
+    assert on_disk.shape == (20, 40, 4)
+    np.testing.assert_array_equal(on_disk, expected.transpose("trial", "time", "unit"))
+
+
+def test_pairing_and_splitting_keep_the_map(tmp_path):
+    counts = bin_spikes(trials_of_spikes(), cache=tmp_path)
+    for part in pair_subjects({"mitt": counts}, by="odor").split(0.5):
+        found = part.counts["mitt"].values
+        assert np.shares_memory(found, counts.values)
+        while not isinstance(found, np.memmap):
+            found = found.base
+        assert found.mode == "r"
+
+
+def test_a_file_of_the_cache_is_found_again_and_never_taken_for_another(tmp_path):
+    session = trials_of_spikes()
+
+    def written():
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+    bin_spikes(session, cache=tmp_path)
+    first = written()
+    bin_spikes(trials_of_spikes(), cache=tmp_path)
+    assert written() == first
+    for other, arguments in (
+        (session, {"span": (0.0, 0.2)}),
+        (session, {"bin_size": 0.02}),
+        (session, {"align": "stop_time"}),
+        (trials_of_spikes(seed=1), {}),
+    ):
+        before = written()
+        counts = bin_spikes(other, **arguments, cache=tmp_path)
+        assert len(written()) == len(before) + 1
+        assert {name: time for name, time in written().items() if name in before} == before
+        np.testing.assert_array_equal(counts, bin_spikes(other, **arguments))
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype"),
+    [(255, np.uint8), (256, np.uint16), (65_535, np.uint16), (65_536, np.uint32)],
+)
+def test_cached_counts_take_the_fewest_bytes_that_hold_them(n, dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(binning, "CHUNK", 1)  # the large count comes in the last chunk
+    session = recording([np.full(n, 9.0)], np.arange(10.0))
+    counts = bin_spikes(session, cache=tmp_path)
+    assert counts.dtype == dtype
+    assert counts.max() == n
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_stops_writing_leaves_no_file(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(binning, "_count", full)
+    with pytest.raises(OSError, match="No space"):
+        bin_spikes(trials_of_spikes(), cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_damaged_file_of_the_cache_is_named(tmp_path):
+    bin_spikes(trials_of_spikes(), cache=tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged.*Delete it"):
+        bin_spikes(trials_of_spikes(), cache=tmp_path)

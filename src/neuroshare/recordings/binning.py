@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from neuroshare.recordings.session import Session
 from neuroshare.settings import is_number, told
+from neuroshare.writing import replacing
 
 RESERVED = ("trial", "unit", "time", "window", "lag", "subject", "latent")
 """Names of dimensions and of the subject, which no metadata column may take."""
@@ -18,12 +23,19 @@ RESERVED = ("trial", "unit", "time", "window", "lag", "subject", "latent")
 MOST_BINS = 1_000_000
 """Per trial. More come from a span or a bin size in other units than seconds."""
 
+CHUNK = 2**23
+"""Counts that are worked on at a time where there may be more than memory holds."""
+
+_CACHE_FORMAT = 1
+
 
 def bin_spikes(
     session: Session,
     align: str = "start_time",
     span: tuple[float, float] = (0.0, 0.4),
     bin_size: float = 0.01,
+    *,
+    cache: str | os.PathLike[str] | None = None,
 ) -> xr.DataArray:
     """Count the spikes of every unit in bins around an event of every trial.
 
@@ -36,6 +48,10 @@ def bin_spikes(
         Begin and end of the stretch to bin, seconds relative to the event.
     bin_size : float
         Width of a bin, seconds. The span must hold a whole number of bins.
+    cache : path-like, optional
+        Folder for counts that may not fit into memory: they are written there, some trials at a
+        time, and mapped instead of read. Equal spikes, events and bins find the file again; what
+        differs gets a file of its own, and any number of sessions may share the folder.
 
     Returns
     -------
@@ -50,7 +66,7 @@ def bin_spikes(
     ------
     ValueError
         No trials, no numeric column ``align``, a span that is reversed or not a whole number
-        of bins, a bin size that is not positive.
+        of bins, a bin size that is not positive; a file of the cache that is damaged.
 
     Warns
     -----
@@ -62,7 +78,8 @@ def bin_spikes(
     Bins are half-open: bin ``k`` of a trial counts the spikes in ``[onset + e_k,
     onset + e_{k+1})`` with ``e_k = span[0] + k * bin_size``, compared in float64 as written.
     Counts are int16, or int32 where a bin holds more than 32,767 spikes. Where trials overlap,
-    a spike counts in each.
+    a spike counts in each. Mapped counts are unsigned, of the least number of bytes that holds
+    them all, read-only, and lie on disk as (trial, time, unit), so that a window is one piece.
 
     Examples
     --------
@@ -82,7 +99,12 @@ def bin_spikes(
     trials = _aligned_trials(session, align, who)
     onset = trials[align].to_numpy(np.float64)
     begin = float(span[0])
-    counts = _count(session.spike_times, onset, begin + np.arange(n_bins + 1) * bin_size, bin_size)
+    edges = begin + np.arange(n_bins + 1) * bin_size
+    counts = (
+        _count(session.spike_times, onset, edges, bin_size)
+        if cache is None or not session.spike_times  # nothing cannot be mapped
+        else _mapped(session.spike_times, onset, edges, bin_size, Path(cache))
+    )
     coords = {
         "trial": trials.index.to_numpy(),
         "unit": session.units.index.to_numpy(),
@@ -147,6 +169,65 @@ def _count(
     if dtype == np.int32 and counts.max() <= np.iinfo(np.int16).max:
         counts = counts.astype(np.int16)
     return counts.transpose(1, 0, 2)
+
+
+def _mapped(
+    spike_times: tuple[np.ndarray, ...],
+    onset: np.ndarray,
+    edges: np.ndarray,
+    bin_size: float,
+    folder: Path,
+) -> np.ndarray:
+    """Counts (trial, unit, bin) in a file that is written if it is not there."""
+    digest = hashlib.blake2b(bytes([_CACHE_FORMAT]), digest_size=12)
+    for part in (onset, edges, *spike_times):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(part, np.float64))
+    path = folder / f"{digest.hexdigest()}.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        for dtype in (np.uint8, np.uint16, np.uint32):
+            try:
+                with replacing(path) as part:
+                    _write(part, spike_times, onset, edges, bin_size, np.dtype(dtype))
+            except OverflowError:
+                continue
+            break
+    try:
+        by_time: np.ndarray = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged: {error}. Delete it, and the same call writes it again."
+        ) from error
+    return by_time.transpose(0, 2, 1)
+
+
+def _write(
+    path: Path,
+    spike_times: tuple[np.ndarray, ...],
+    onset: np.ndarray,
+    edges: np.ndarray,
+    bin_size: float,
+    dtype: np.dtype[np.unsignedinteger],
+) -> None:
+    """Write counts (trial, bin, unit), or raise OverflowError where one does not fit the type."""
+    shape = (len(onset), len(edges) - 1, len(spike_times))
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    # Not through a map, for a full disk is then an error and not the end of the process.
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for trials in in_chunks(np.arange(len(onset)), shape[1] * shape[2]):
+            counts = _count(spike_times, onset[trials], edges, bin_size)
+            if counts.max() > np.iinfo(dtype).max:
+                raise OverflowError
+            file.write(np.ascontiguousarray(counts.transpose(0, 2, 1), dtype).data)
+
+
+def in_chunks(trials: NDArray[np.int64], counts_each: int) -> Iterator[NDArray[np.int64]]:
+    """Give positions of trials in pieces of at most `CHUNK` counts, or one by one."""
+    n = max(CHUNK // max(counts_each, 1), 1)
+    for first in range(0, len(trials), n):
+        yield trials[first : first + n]
 
 
 def _settled(t: np.ndarray, guess: np.ndarray, edges: np.ndarray) -> np.ndarray:
