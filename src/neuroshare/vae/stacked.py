@@ -13,9 +13,7 @@ from torch.func import functional_call, stack_module_state
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
-from neuroshare.vae.likelihoods import Likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
-from neuroshare.vae.networks import Layer
 from neuroshare.vae.objectives.base import Elbo
 from neuroshare.vae.schedule import Schedule, value_at
 from neuroshare.vae.step import (
@@ -171,8 +169,8 @@ class _Stack:
         # It lends its structure; whatever is not replaced by a stacked tensor is to be noticed.
         self.structure = _Elbo(copy.deepcopy(vaes[0]).to("meta"))
         for module in self.structure.modules():
-            if isinstance(module, Layer | Likelihood):
-                module.fused = False
+            if hasattr(module, "fused"):  # which vmap does not understand
+                module.fused = False  # type: ignore[assignment]
 
     def leaves(self) -> list[Tensor]:
         """Give the stacked tensors to be trained."""
