@@ -108,10 +108,16 @@ true = np.concatenate(
     [truth[name]["variance_share"].sel(part="shared") for name in test.subjects]
 )
 figure, ax = plt.subplots(figsize=(4, 4))
-for subject in test.subjects:
+for subject, color in zip(
+    test.subjects, ("#0072B2", "#E69F00", "#009E73"), strict=True
+):
     own = (parts["unit_subject"] == subject).values
     ax.scatter(
-        true[own], parts["share_unit"].sel(part="shared")[own], s=12, label=subject
+        true[own],
+        parts["share_unit"].sel(part="shared")[own],
+        s=12,
+        color=color,
+        label=subject,
     )
 ax.axline((0, 0), slope=1, color="#777777", lw=1, ls=":")
 ax.set(xlabel="shared share of variance, truth", ylabel="estimated on held-out trials")
@@ -132,7 +138,8 @@ left.sel(level="trial").to_dataframe().drop(columns="level").round(3)
 # ## Who departs from the group, and when
 #
 # The divergence of each rat's latents from the mixture of the others', over time, with
-# what half of its own trials gives against the other half.
+# what half of its own trials gives against the other half (dotted). A rat departs where
+# its line is above its dotted one; here none does.
 
 # %%
 ns.plot_departure(ns.departure(model.transform(test)))

@@ -125,7 +125,7 @@ plt.show()
 # %% [markdown]
 # Within a rat all rules tell the odors; only from one rat to another it shows who
 # shares. `independent` cannot. The mixture prior pulls the rats together as $\beta$
-# grows, until the codes are too costly to carry the odor at all. One seed is an
+# grows, until the codes become too costly and lose some of the odor. One seed is an
 # anecdote: the places of single dots change with it.
 #
 # ## In-sample and honest

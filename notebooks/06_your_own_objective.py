@@ -61,16 +61,14 @@ train, test = ns.pair_subjects(counts, by="odor", step=0.05).split(
     test_fraction=0.25, seed=0
 )
 
+settings = {"init": "random", "latent_dim": 3, "beta": 3.0, "dropout": 0.0}
+settings |= {"epochs": 100, "lr": 2e-3, "batch_size": 128, "progress": False}
 for objective in ("independent", AroundTheMean()):
-    model = ns.SharedLatentModel(
-        objective=objective, init="random", latent_dim=3, beta=3.0, dropout=0.0,
-        epochs=100, lr=2e-3, batch_size=128, progress=False,
-    )  # fmt: skip
-    model.fit(train)
-    scores = ns.separation(model.transform(train), model.transform(test)).sel(
-        level="trial"
+    model = ns.SharedLatentModel(objective=objective, **settings).fit(train)
+    scores = ns.separation(model.transform(train), model.transform(test))
+    own, cross = (
+        scores[name].sel(level="trial") for name in ("mean_own", "mean_cross")
     )
-    own, cross = scores["mean_own"].item(), scores["mean_cross"].item()
     print(f"own {own:.2f}, cross {cross:.2f} with {objective}")
 
 # %% [markdown]
