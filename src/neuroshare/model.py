@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, Normal
 
 from neuroshare.linear import LinearAlignment
+from neuroshare.recordings.binning import in_chunks
 from neuroshare.recordings.pairing import PairedWindows, are_counts
 from neuroshare.resident import ResidentWindows
 from neuroshare.settings import (
@@ -1116,20 +1117,32 @@ def _statistics(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean activity per feature (lag x unit); mean and deviation of what the encoder sees."""
     train = train.thinned()
-    values = train.counts[name].values[train.trials[name]]
-    moments = []
-    for lag in range(train.width):
-        at_lag = values[:, :, train.starts + lag].astype(np.float64)  # (trial, unit, start)
-        seen = np.sqrt(at_lag) if root else at_lag
-        moments.append([at_lag.mean((0, 2)), seen.mean((0, 2)), seen.std((0, 2))])
-    mean, loc, scale = np.stack(moments, axis=1).reshape(3, -1)
+    used = train.trials[name]
+    counts = train.counts[name].values
+    n_units, n_bins = counts.shape[1:]
+    shares, found = [], []
+    # Some trials at a time, for there may be more than memory holds.
+    for trials in in_chunks(used, n_units * n_bins):
+        values = counts[trials]
+        moments = []
+        for lag in range(train.width):
+            at_lag = values[:, :, train.starts + lag].astype(np.float64)  # (trial, unit, start)
+            seen = np.sqrt(at_lag) if root else at_lag
+            moments.append([at_lag.mean((0, 2)), seen.mean((0, 2)), seen.var((0, 2))])
+        rate, loc, variance = np.stack(moments, axis=1)  # (lag, unit)
+        if pooled:
+            total = window_sums(train, name, trials)
+            total = np.sqrt(total) if root else total
+            loc, variance = total.mean((0, 1)), total.var((0, 1))  # (unit,)
+        shares.append(len(trials) / len(used))
+        found.append((rate, loc, variance))
+    rates, locs, variances = (np.stack(parts) for parts in zip(*found, strict=True))
+    mean, loc = (np.tensordot(shares, parts, 1) for parts in (rates, locs))
+    scale = np.sqrt(np.tensordot(shares, variances + np.square(locs - loc), 1))
     if pooled:
         # Half a spike more, so that no unit is impossible.
-        mean = mean.reshape(train.width, -1).mean(0)
-        mean = np.tile(mean + (0.5 / values.size * values.shape[1] if root else 0.0), train.width)
-        total = window_sums(train, name, train.trials[name])
-        total = np.sqrt(total) if root else total
-        loc, scale = total.mean((0, 1)), total.std((0, 1))
+        mean = np.tile(mean.mean(0) + (0.5 / (len(used) * n_bins) if root else 0.0), train.width)
+    mean, loc, scale = mean.reshape(-1), loc.reshape(-1), scale.reshape(-1)
     # Shrink towards the typical variance: a unit that fires once would become a huge outlier, and
     # a silent one divide by zero.
     scale = np.sqrt(scale**2 + 0.05 * np.mean(scale**2) + 1e-12)

@@ -113,7 +113,7 @@ class ResidentWindows:
     def _host_bytes(self, paired: PairedWindows) -> int:
         """Count the bytes that an epoch gathers outside the device."""
         features = [view.n_bytes for view in self.views if isinstance(view, _HostView)]
-        return paired.sizes["window"] * sum(features)
+        return int(paired.sizes["window"] * sum(features))
 
     def __len__(self) -> int:
         return len(self.table) * len(self.starts)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from neuroshare.linear import LinearAlignment, Method, mcca
+from neuroshare.recordings.binning import in_chunks
 from neuroshare.recordings.pairing import PairedWindows
 
 Array = NDArray[np.float64]
@@ -54,27 +55,17 @@ def linear_starts(
     other subjects, with a normal prior of deviation `spread` on its weights.
     """
     train = train.thinned()
-    x, loc, scale, means, seen = {}, {}, {}, {}, {}
-    for name in train.subjects:
-        positions = train.trials[name]
-        sums = window_sums(train, name, positions)
-        x[name] = np.sqrt(sums) if root[name] else sums
-        labels = np.array([train.conditions.index(c) for c in train.labels[name][positions]])
-        found = np.bincount(labels, minlength=len(train.conditions))
-        seen[name] = found > 0
-        # Every condition weighs the same, so that subjects share an origin.
-        weight = (1 / np.maximum(found, 1) / seen[name].sum())[labels]
-        loc[name] = np.einsum("i,isu->u", weight, x[name]) / x[name].shape[1]
-        x[name] -= loc[name]
-        variance = np.einsum("i,isu->u", weight, x[name] ** 2) / x[name].shape[1]
-        variance += 0.05 * variance.mean() + _TOLERANCE
+    moments = {name: _moments(train, name, root[name]) for name in train.subjects}
+    means = {name: found.means for name, found in moments.items()}
+    seen = {name: found.seen for name, found in moments.items()}
+    scale = {}
+    for name, found in moments.items():
+        variance = found.variance + 0.05 * found.variance.mean() + _TOLERANCE
         scale[name] = variance ** (scaling / 2)
-        member = np.eye(len(train.conditions))[labels] / np.maximum(found, 1)
-        means[name] = np.einsum("ic,isu->csu", member, x[name], optimize=True)
     if method == "mcca":
-        maps = _aligned(x, means, seen, scale, min(latent_dim, 4), ridge)
+        maps = _aligned(moments, scale, min(latent_dim, 4), ridge)
         latents = {n: means[n] @ maps[n] for n in means}
-        for name in x:
+        for name in moments:
             shared = _others(latents, seen, name)
             there = seen[name] & ~np.isnan(shared[:, 0, 0])
             z = shared[there].reshape(-1, shared.shape[2])
@@ -82,38 +73,35 @@ def linear_starts(
             u, s, _ = np.linalg.svd(z - z.mean(0), full_matrices=False)
             u = u[:, s > 1e-6 * s[:1].sum()]
             explained = np.square(u.T @ (m - m.mean(0))).sum(0) / len(m)
-            total = np.square(x[name]).mean((0, 1))
+            total = np.diag(moments[name].second)
             share = (explained + 1e-6) / (total + 1e-3 * total.mean() + _TOLERANCE)
             scale[name] = scale[name] / share**sharing
-        maps = _aligned(x, means, seen, scale, latent_dim, ridge)
-        weights = {name: maps[name] * scale[name][:, None] for name in x}
+        maps = _aligned(moments, scale, latent_dim, ridge)
+        weights = {name: maps[name] * scale[name][:, None] for name in moments}
     else:
         aligned = LinearAlignment(method=method, latent_dim=latent_dim, seed=seed).fit(train)
         weights = {}
-        for name in x:
+        for name, found in moments.items():
             # Learned on sums of roots; the roots of sums, standardised, stand in for them.
             weights[name] = aligned.encoders_[name].weights
-            scale[name] = x[name].std((0, 1)) + _TOLERANCE
-    latents = {n: means[n] / scale[n] @ weights[n] for n in x}
+            scale[name] = np.sqrt(np.maximum(np.diag(found.covariance), 0)) + _TOLERANCE
+    latents = {n: means[n] / scale[n] @ weights[n] for n in moments}
     starts = {}
     n_independent = 1 + (train.starts[-1] - train.starts[0]) / train.width
-    for name in x:
-        positions = train.trials[name]
+    for name, found in moments.items():
         z = _others(latents, seen, name)
         there = seen[name] & ~np.isnan(z[:, 0, 0])
         z = z[there]
-        counts = window_sums(train, name, positions)
-        labels = np.array([train.conditions.index(c) for c in train.labels[name][positions]])
-        rate = counts.mean((0, 1)) + 0.5 / len(counts)
-        cells = np.stack([counts[labels == c].mean(0) for c in np.flatnonzero(there)])
+        rate = found.rate + 0.5 / found.n_trials
+        cells = found.counts[there]
         # Codes of single windows vary far more than their condition means.
         variance = 1.09 * np.eye(latent_dim)
         product = np.einsum("csk,csu->ku", z - z.mean((0, 1)), cells - cells.mean((0, 1)))
         product /= z.shape[0] * z.shape[1]
-        n = len(counts) * n_independent
+        n = found.n_trials * n_independent
         precision = n * rate[:, None, None] * variance + np.eye(latent_dim) / spread**2
         readout = np.linalg.solve(precision, n * product.T[:, :, None])[..., 0].T
-        starts[name] = Start(loc[name], scale[name], weights[name], readout)
+        starts[name] = Start(found.loc, scale[name], weights[name], readout)
     return starts
 
 
@@ -154,18 +142,20 @@ def code_gains(
         codes, spread, counts, rate = {}, {}, {}, {}
         for name in out.subjects:
             positions = out.trials[name]
-            sums = window_sums(out, name, positions)
-            z = starts[name].codes(np.sqrt(sums) if root[name] else sums)
             member = out.labels[name][positions][:, None] == np.array(train.conditions)
             found = member.sum(0)
             mean = member / np.maximum(found, 1)
             centre = mean.sum(1) / (found > 0).sum()  # every condition weighs the same
+            pieces, cells = [], 0.0
+            for trials, sums in _in_pieces(out, name):
+                pieces.append(starts[name].codes(np.sqrt(sums) if root[name] else sums))
+                cells = cells + np.einsum("ic,isu->csu", mean[trials], sums)
+            z = np.concatenate(pieces)
             z = z - np.einsum("i,isk->k", centre, z) / z.shape[1]
             codes[name] = np.einsum("ic,isk->csk", mean, z)
             spread[name] = np.einsum("i,isk,isl->kl", centre, z, z) / z.shape[1]
-            rate[name] = np.einsum("i,isu->u", centre, sums) / z.shape[1]
-            counts[name] = np.einsum("ic,isu->csu", mean, sums)
-            counts[name] -= (found > 0)[:, None, None] * rate[name]
+            rate[name] = np.sum(cells, axis=(0, 1)) / (found > 0).sum() / z.shape[1]
+            counts[name] = cells - (found > 0)[:, None, None] * rate[name]
         n_cells = codes[name].shape[0] * codes[name].shape[1]
         for name, start in starts.items():
             weighted = (start.readout * rate[name]) @ start.readout.T
@@ -183,6 +173,73 @@ def code_gains(
     # Latents that drive nothing keep a gain of one.
     floor = 1e-3 * np.trace(single) / latent_dim + _TOLERANCE
     return target + floor, single + floor * np.eye(latent_dim), crossed + floor * np.eye(latent_dim)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """What the start needs of one subject's features x and counts, with `loc` taken from x."""
+
+    n_trials: int
+    seen: NDArray[np.bool_]  # (condition,)
+    loc: Array  # (unit,), where every condition weighs the same
+    variance: Array  # (unit,), likewise
+    means: Array  # (condition, start, unit), zero where the condition is not seen
+    second: Array  # (unit, unit), mean product over windows
+    covariance: Array  # (unit, unit), of windows
+    rate: Array  # (unit,), counts per window
+    counts: Array  # (condition, start, unit), their means
+
+
+def _moments(train: PairedWindows, name: str, root: bool) -> _Moments:
+    """Read the counts once, some trials at a time: there may be more than memory holds."""
+    labels = train.labels[name][train.trials[name]]
+    positions = np.array([train.conditions.index(label) for label in labels])
+    found = np.bincount(positions, minlength=len(train.conditions))
+    seen = found > 0
+    member = np.eye(len(found))[positions]
+    n_windows = len(labels) * len(train.starts)
+    near: Array | None = None
+    features = counts = second = squares = np.zeros(())
+    for trials, sums in _in_pieces(train, name):
+        x = np.sqrt(sums) if root else sums
+        if near is None:  # sums of squares lose their digits far from zero
+            near = x.mean((0, 1))
+        x = x - near
+        of = member[trials]
+        counts = counts + np.einsum("ic,isu->csu", of, sums, optimize=True)
+        features = features + np.einsum("ic,isu->csu", of, x, optimize=True)
+        squares = squares + np.einsum("ic,iu->cu", of, np.square(x).sum(1), optimize=True)
+        rows = x.reshape(-1, x.shape[2])
+        second = second + rows.T @ rows
+    assert near is not None
+    mean = features.sum((0, 1)) / n_windows
+    second = second / n_windows
+    each = np.maximum(found, 1)[:, None, None]
+    means = features / each
+    shift = means.sum(0).mean(0) / seen.sum()
+    square = (squares / each[:, 0]).sum(0) / seen.sum() / len(train.starts)
+    crossed = np.outer(mean, shift)
+    return _Moments(
+        n_trials=len(labels),
+        seen=seen,
+        loc=near + shift,
+        variance=np.maximum(square - shift**2, 0),
+        means=np.where(seen[:, None, None], means - shift, 0.0),
+        second=second - crossed - crossed.T + np.outer(shift, shift),
+        covariance=second - np.outer(mean, mean),
+        rate=counts.sum((0, 1)) / n_windows,
+        counts=counts / each,
+    )
+
+
+def _in_pieces(paired: PairedWindows, name: str) -> Iterator[tuple[slice, Array]]:
+    """Window sums of some of the paired trials at a time, and which of them these are."""
+    used = paired.trials[name]
+    _, n_units, n_bins = paired.counts[name].shape
+    done = 0
+    for trials in in_chunks(used, n_units * n_bins):
+        yield slice(done, done + len(trials)), window_sums(paired, name, trials)
+        done += len(trials)
 
 
 def window_sums(paired: PairedWindows, name: str, positions: NDArray[np.int64]) -> Array:
@@ -206,28 +263,23 @@ def _others(latents: dict[str, Array], seen: dict[str, NDArray[np.bool_]], name:
 
 
 def _aligned(
-    x: dict[str, Array],
-    means: dict[str, Array],
-    seen: dict[str, NDArray[np.bool_]],
-    scale: dict[str, Array],
-    k: int,
-    ridge: float,
+    moments: dict[str, _Moments], scale: dict[str, Array], k: int, ridge: float
 ) -> dict[str, Array]:
     """MCCA of all features, between condition-by-time means; maps of unscaled features."""
     covariance = {}
-    for a in x:
-        rows = x[a].reshape(-1, x[a].shape[2]) / scale[a]
-        covariance[a, a] = rows.T @ rows / len(rows)
-        for b in x:
+    for a, one in moments.items():
+        covariance[a, a] = one.second / np.outer(scale[a], scale[a])
+        for b, other in moments.items():
             if a != b:
-                both = seen[a] & seen[b]
-                ma, mb = means[a][both] / scale[a], means[b][both] / scale[b]
+                both = one.seen & other.seen
+                ma, mb = one.means[both] / scale[a], other.means[both] / scale[b]
                 n = max(both.sum() * ma.shape[1], 1)
                 covariance[a, b] = np.einsum("csu,csv->uv", ma, mb, optimize=True) / n
-    maps = mcca({(a, b): covariance[a, b] for a in x for b in x}, k, ridge)
-    for name in maps:
+    maps = mcca(covariance, k, ridge)
+    for name, found in moments.items():
         maps[name] = maps[name] / scale[name][:, None]
-        spread = (x[name] @ maps[name]).std((0, 1))
+        variance = np.einsum("uk,uv,vk->k", maps[name], found.covariance, maps[name], optimize=True)
+        spread = np.sqrt(np.maximum(variance, 0))
         spread[spread < _TOLERANCE] = 1.0
         maps[name] = maps[name] / spread
     return maps

@@ -27,6 +27,7 @@ from neuroshare.analysis.imputation import ALL_OTHERS, imputation_scores
 from neuroshare.analysis.separation import separation
 from neuroshare.executor import Executor, run_each
 from neuroshare.model import SharedLatentModel
+from neuroshare.recordings.binning import in_chunks
 from neuroshare.recordings.pairing import PairedWindows, pair_subjects
 from neuroshare.run import RunConfig, keep_common_conditions, read_counts
 from neuroshare.writing import locked, replacing
@@ -300,7 +301,8 @@ def fingerprint(paired: PairedWindows) -> str:
             value = value.values
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufSU":
             digest.update(f"{value.dtype}{value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).tobytes())
+            for trials in in_chunks(np.arange(len(value)), int(np.prod(value.shape[1:]))):
+                digest.update(np.ascontiguousarray(value[trials]).view(np.uint8).data)
         else:
             listed = value.tolist() if isinstance(value, np.ndarray) else value
             digest.update(repr(listed).encode())

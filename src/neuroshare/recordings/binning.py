@@ -23,7 +23,7 @@ RESERVED = ("trial", "unit", "time", "window", "lag", "subject", "latent")
 MOST_BINS = 1_000_000
 """Per trial. More come from a span or a bin size in other units than seconds."""
 
-CHUNK = 2**23
+CHUNK = 2**22
 """Counts that are worked on at a time where there may be more than memory holds."""
 
 _CACHE_FORMAT = 1
@@ -182,14 +182,14 @@ def _mapped(
     digest = hashlib.blake2b(bytes([_CACHE_FORMAT]), digest_size=12)
     for part in (onset, edges, *spike_times):
         digest.update(len(part).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(part, np.float64))
+        digest.update(np.ascontiguousarray(part, np.float64).data)
     path = folder / f"{digest.hexdigest()}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         for dtype in (np.uint8, np.uint16, np.uint32):
             try:
-                with replacing(path) as part:
-                    _write(part, spike_times, onset, edges, bin_size, np.dtype(dtype))
+                with replacing(path) as whole:
+                    _write(whole, spike_times, onset, edges, bin_size, np.dtype(dtype))
             except OverflowError:
                 continue
             break
