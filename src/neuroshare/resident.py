@@ -100,15 +100,14 @@ class ResidentWindows:
                 stacklevel=2,
             )
         self.starts = torch.from_numpy(paired.starts).to(device)
-        self._place(paired)
+        self.table = self._placed(paired).to(device)
 
-    def _place(self, paired: PairedWindows) -> None:
-        """Put the pairing on the device: first bin of each trial, (row, subject); -1 if absent."""
+    def _placed(self, paired: PairedWindows) -> Tensor:
+        """Give the pairing as the first bin of each trial, (row, subject); -1 if absent."""
         paired_table = paired.table[:, [paired.subjects.index(name) for name in self.names]]
         placed = [row[column] for row, column in zip(self.rows, paired_table.T, strict=True)]
         table = np.where(paired_table < 0, -1, np.stack(placed, axis=1) * self.n_bins)
-        self.table = torch.from_numpy(table).to(self.device)
-        self.complete = bool((table >= 0).all())
+        return torch.from_numpy(table)
 
     def _host_bytes(self, paired: PairedWindows) -> int:
         """Count the bytes that an epoch gathers outside the device."""
@@ -119,9 +118,12 @@ class ResidentWindows:
         return len(self.table) * len(self.starts)
 
     def redraw(self, epoch: int) -> None:
-        """Draw the partners of an epoch; those of the first are as they came."""
+        """Draw the partners of an epoch; those of the first are as they came.
+
+        They take the place of the old ones, where a recorded training step looks for them.
+        """
         if epoch and self.paired.order == "random":
-            self._place(self.paired.repair(self.paired.seed + epoch))
+            self.table.copy_(self._placed(self.paired.repair(self.paired.seed + epoch)))
 
     def batch(self, index: Tensor) -> tuple[list[Tensor], Tensor]:
         """Windows by position: x (sample, lag x unit) of each modality, and who is observed."""
@@ -137,9 +139,8 @@ class ResidentWindows:
             return x, observed
         everyone = [torch.zeros(len(index), n, device=self.device) for n in self.n_features]
         seen = torch.zeros(len(everyone), len(index), dtype=torch.bool, device=self.device)
-        for column, values in zip(self.columns, x, strict=True):
-            everyone[column] = values
-        seen[self.columns] = observed
+        for column, values, there in zip(self.columns, x, observed, strict=True):
+            everyone[column], seen[column] = values, there
         return everyone, seen
 
     def all_batches(
