@@ -21,8 +21,9 @@ def blocks(page, language):
 
 
 def commands():
-    shown = [line for page in PAGES for line in "".join(blocks(page, "sh")).splitlines()]
-    return [line for line in shown if line.startswith("neuroshare ")]
+    """Whole lines of shell blocks, and what stands in the text with arguments."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return re.findall(r"^(neuroshare \w.*)$|`(neuroshare \w+ [^`\n]+)`", text, re.MULTILINE)
 
 
 def code(page):
@@ -60,7 +61,7 @@ def test_howto_runs_as_typed(page, recordings, tmp_path, monkeypatch):
     exec(compile(code(page), page.name, "exec"), {"__name__": page.stem})
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", ["".join(found) for found in commands()])
 def test_shown_command_has_known_options(command):
     from neuroshare.cli import app
 
