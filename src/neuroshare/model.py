@@ -48,6 +48,8 @@ from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.networks import Decoder, Encoder, repeat_lags
 from neuroshare.vae.objectives import MMVM, OBJECTIVES, Objective, make_objective
 from neuroshare.vae.schedule import Schedule
+from neuroshare.vae.stacked import fit_many
+from neuroshare.vae.step import Precision
 
 Hidden = Sequence[int] | Literal["input"]
 Init = Literal["mcca", "procrustes", "srm", "random"]
@@ -103,6 +105,9 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         Share of units hidden from the encoders at every training step.
     patience
         With validation data, stop after this many epochs without improvement.
+    precision
+        Of the networks' matrix products in training: ``"fp32"``, ``"tf32"`` (of GPUs; elsewhere
+        float32) or ``"bf16"``; all else, and a fitted model, computes in float32.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     seed
@@ -149,6 +154,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         inputs: Literal["pooled", "standard", "raw"] = "pooled",
         dropout: float = 0.3,
         patience: int | None = None,
+        precision: Precision = "fp32",
         device: str = "auto",
         seed: int = 0,
         progress: bool = True,
@@ -167,6 +173,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         self.inputs = inputs
         self.dropout = dropout
         self.patience = patience
+        self.precision = precision
         self.device = device
         self.seed = seed
         self.progress = progress
@@ -199,6 +206,31 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         ValueError
             If the data do not suit the settings, or a checkpoint belongs to another fit.
         """
+        vae, train, validation = self._prepared(train, validation)
+        windows = ResidentWindows(train, self._device())
+        history = training.fit(
+            vae,
+            windows,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            beta=self.beta,
+            weight_decay=self.weight_decay,
+            validation=(
+                None if validation is None else ResidentWindows(validation, self._device())
+            ),
+            patience=self.patience,
+            precision=self.precision,
+            seed=self.seed,
+            progress=self.progress,
+            checkpoint=checkpoint,
+        )
+        return self._trained(vae, windows, history)
+
+    def _prepared(
+        self, train: PairedWindows, validation: PairedWindows | float | None
+    ) -> tuple[MultimodalVAE, PairedWindows, PairedWindows | None]:
+        """Networks at their start, on the device, and the windows of the chosen subjects."""
         self.check_settings()
         names = self._chosen(train)
         train = train if names == train.subjects else train.select(names)
@@ -208,7 +240,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             validation = validation.select(names)
         device = self._device()
         linear = self.init != "random" and len(names) > 1
-        with torch.random.fork_rng(devices=_cuda(self._device())):
+        with torch.random.fork_rng(devices=_cuda(device)):
             torch.manual_seed(self.seed)
             vae = self._skeleton(train.units, train.width, linear=linear)
             for part in (train, validation):
@@ -216,27 +248,19 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                     if part is not None:
                         _check_activity(name, part.counts[name], cast(Likelihood, likelihood))
             self._start(vae, train, linear)
-        vae.to(device)
-        history = training.fit(
-            vae,
-            ResidentWindows(train, device),
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            beta=self.beta,
-            weight_decay=self.weight_decay,
-            validation=None if validation is None else ResidentWindows(validation, device),
-            patience=self.patience,
-            seed=self.seed,
-            progress=self.progress,
-            checkpoint=checkpoint,
-        )
+        return vae.to(device), train, validation
+
+    def _trained(
+        self, vae: MultimodalVAE, windows: ResidentWindows, history: training.History
+    ) -> Self:
+        """Take over networks that were trained on windows."""
+        train = windows.paired
+        names = train.subjects
         self._vae = vae
         self.subjects_ = names
         self.units_ = train.units
-        self._mixture = _prior_mixture(
-            vae, self.latent_dim, ResidentWindows(train, device), self.seed
-        )
+        windows.redraw(0)
+        self._mixture = _prior_mixture(vae, self.latent_dim, windows, self.seed)
         self.window_: dict[str, Any] = {
             "width": train.width,
             "bin_size": train.bin_size,
@@ -279,6 +303,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             require_number(self.beta, "beta", who, 0)
         require_one_of(self.init, "init", who, get_args(Init))
         require_one_of(self.inputs, "inputs", who, ("pooled", "standard", "raw"))
+        require_one_of(self.precision, "precision", who, get_args(Precision))
         make_objective(self.objective)
         given = self.subjects
         if isinstance(given, Mapping):
@@ -729,6 +754,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             lr=self.lr,
             beta=self.beta,
             weight_decay=self.weight_decay,
+            precision=self.precision,
             seed=self.seed,
             progress=self.progress,
         )
@@ -1058,6 +1084,79 @@ def _copy_into(grown: MultimodalVAE, fitted: MultimodalVAE) -> None:
             state[name].copy_(value)
         else:  # what an objective learns for each modality
             state[name][: len(value)].copy_(value)
+
+
+def fit_together(
+    models: Sequence[SharedLatentModel],
+    train: PairedWindows,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[ValueError | None]:
+    """Fit many models to the same windows at once, for a GPU that one model leaves idle.
+
+    Parameters
+    ----------
+    models
+        They may differ in objective, beta, networks and seed, that is of their start; see
+        `fit_many` for which are computed as one.
+    train
+        As in `SharedLatentModel.fit`.
+    seed
+        Of batches, partners and noise of all models together.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    list
+        For each model None, or why it could not be fitted.
+
+    Raises
+    ------
+    ValueError
+        If models differ in what all have in common: subjects, epochs, batch_size, lr, weight_decay,
+        precision or device.
+    """
+    common = ("subjects", "epochs", "batch_size", "lr", "weight_decay", "precision", "device")
+    first = models[0]
+    for name in common:
+        different = [getattr(m, name) for m in models if getattr(m, name) != getattr(first, name)]
+        if different:
+            raise ValueError(
+                f"models that are fitted together need the same '{name}'. "
+                f"Got {getattr(first, name)!r} and {different[0]!r}."
+            )
+    failures: list[ValueError | None] = [None] * len(models)
+    vaes: dict[int, MultimodalVAE] = {}
+    for position, model in enumerate(models):
+        try:
+            vaes[position], chosen, _ = model._prepared(train, None)
+        except ValueError as error:
+            failures[position] = error
+    if not vaes:
+        return failures
+    windows = ResidentWindows(chosen, first._device())
+    histories = fit_many(
+        list(vaes.values()),
+        windows,
+        betas=[models[position].beta for position in vaes],
+        epochs=first.epochs,
+        batch_size=first.batch_size,
+        lr=first.lr,
+        weight_decay=first.weight_decay,
+        precision=first.precision,
+        seed=seed,
+        progress=progress,
+    )
+    for (position, vae), history in zip(vaes.items(), histories, strict=True):
+        try:
+            history.check_finite()
+        except ValueError as error:
+            failures[position] = error
+        else:
+            models[position]._trained(vae, windows, history)
+    return failures
 
 
 def _prior_mixture(

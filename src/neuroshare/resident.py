@@ -122,8 +122,9 @@ class ResidentWindows:
 
         They take the place of the old ones, where a recorded training step looks for them.
         """
-        if epoch and self.paired.order == "random":
-            self.table.copy_(self._placed(self.paired.repair(self.paired.seed + epoch)))
+        if self.paired.order == "random":
+            drawn = self.paired.repair(self.paired.seed + epoch) if epoch else self.paired
+            self.table.copy_(self._placed(drawn))
 
     def batch(self, index: Tensor) -> tuple[list[Tensor], Tensor]:
         """Windows by position: x (sample, lag x unit) of each modality, and who is observed."""

@@ -85,6 +85,21 @@ class History:
         self.log_likelihood.append(log_likelihood)
         self.beta.append(beta)
 
+    def check_finite(self) -> None:
+        """Raise where the loss stopped being finite.
+
+        Raises
+        ------
+        ValueError
+            With the first such epoch.
+        """
+        for epoch, loss in enumerate(self.loss, start=1):
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"the loss became {loss} in epoch {epoch}. Take a smaller learning rate (lr) "
+                    "or check the data for extreme values."
+                )
+
 
 def fit(
     vae: MultimodalVAE,
@@ -200,11 +215,7 @@ def fit(
                         step(index)
                     rate, log_likelihood = sums.means(len(data))
                     history.note(current, rate.item(), log_likelihood.tolist())
-                    if not math.isfinite(history.loss[-1]):
-                        raise ValueError(
-                            f"the loss became {history.loss[-1]} in epoch {history.n_epochs}. Take "
-                            "a smaller learning rate (lr) or check the data for extreme values."
-                        )
+                    history.check_finite()
                     last = epoch + 1 == epochs
                     if validation is not None and (last or epoch % validate_every == 0):
                         # Epochs are compared by the objective at which a schedule arrives.
