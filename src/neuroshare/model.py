@@ -1222,25 +1222,25 @@ def _statistics(
     shares, found = [], []
     # Some trials at a time, for there may be more than memory holds.
     for trials in in_chunks(used, n_units * n_bins):
-        values = counts[trials]
-        moments = []
-        for lag in range(train.width):
-            at_lag = values[:, :, train.starts + lag].astype(np.float64)  # (trial, unit, start)
-            seen = np.sqrt(at_lag) if root else at_lag
-            moments.append([at_lag.mean((0, 2)), seen.mean((0, 2)), seen.var((0, 2))])
-        rate, loc, variance = np.stack(moments, axis=1)  # (lag, unit)
         if pooled:
             total = window_sums(train, name, trials)
-            total = np.sqrt(total) if root else total
-            loc, variance = total.mean((0, 1)), total.var((0, 1))  # (unit,)
+            seen = np.sqrt(total) if root else total
+            moments = [[total.mean((0, 1)) / train.width, seen.mean((0, 1)), seen.var((0, 1))]]
+        else:
+            values = counts[trials]
+            moments = []
+            for lag in range(train.width):
+                at_lag = values[:, :, train.starts + lag].astype(np.float64)  # (trial, unit, start)
+                seen = np.sqrt(at_lag) if root else at_lag
+                moments.append([at_lag.mean((0, 2)), seen.mean((0, 2)), seen.var((0, 2))])
         shares.append(len(trials) / len(used))
-        found.append((rate, loc, variance))
-    rates, locs, variances = (np.stack(parts) for parts in zip(*found, strict=True))
+        found.append(np.stack(moments, axis=1))  # (moment, lag or 1, unit)
+    rates, locs, variances = np.stack(found, axis=1)
     mean, loc = (np.tensordot(shares, parts, 1) for parts in (rates, locs))
     scale = np.sqrt(np.tensordot(shares, variances + np.square(locs - loc), 1))
     if pooled:
         # Half a spike more, so that no unit is impossible.
-        mean = np.tile(mean.mean(0) + (0.5 / (len(used) * n_bins) if root else 0.0), train.width)
+        mean = np.tile(mean[0] + (0.5 / (len(used) * n_bins) if root else 0.0), train.width)
     mean, loc, scale = mean.reshape(-1), loc.reshape(-1), scale.reshape(-1)
     # Shrink towards the typical variance: a unit that fires once would become a huge outlier, and
     # a silent one divide by zero.

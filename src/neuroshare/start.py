@@ -244,11 +244,12 @@ def _in_pieces(paired: PairedWindows, name: str) -> Iterator[tuple[slice, Array]
 
 def window_sums(paired: PairedWindows, name: str, positions: NDArray[np.int64]) -> Array:
     """Activity of each unit summed over every window of the given trials, (trial, start, unit)."""
-    values = np.asarray(paired.counts[name].values[positions], float)
-    total = np.cumsum(values, axis=2)
-    total = np.concatenate([np.zeros((*total.shape[:2], 1)), total], axis=2)
-    sums = total[:, :, paired.starts + paired.width] - total[:, :, paired.starts]
-    return np.ascontiguousarray(sums.swapaxes(1, 2))
+    values = paired.counts[name].values[positions].transpose(0, 2, 1)
+    first, last = paired.starts[[0, -1]]
+    sums = np.zeros((len(positions), len(paired.starts), values.shape[2]))
+    for lag in range(paired.width):
+        sums += values[:, first + lag : last + lag + 1 : paired.step]
+    return sums
 
 
 def _others(latents: dict[str, Array], seen: dict[str, NDArray[np.bool_]], name: str) -> Array:
