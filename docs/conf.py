@@ -14,7 +14,7 @@ copyright = "the neuroshare developers"
 version = release = neuroshare.__version__
 
 extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
-exclude_patterns = ["_build", "conf.py", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "conf.py", "**/*.ipynb"]
 templates_path = ["_templates"]
 default_role = "py:obj"
 
