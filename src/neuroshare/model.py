@@ -20,7 +20,8 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_safetensors
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import Ridge
@@ -50,6 +51,7 @@ from neuroshare.vae.objectives import MMVM, OBJECTIVES, Objective, make_objectiv
 from neuroshare.vae.schedule import Schedule
 from neuroshare.vae.stacked import fit_many
 from neuroshare.vae.step import Precision
+from neuroshare.writing import write_whole
 
 Hidden = Sequence[int] | Literal["input"]
 Init = Literal["mcca", "procrustes", "srm", "random"]
@@ -404,6 +406,15 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             )
             likelihoods.append(likelihood.sized(n_inputs))
         return MultimodalVAE(encoders, decoders, likelihoods, objective)
+
+    def _widths(self, n_lags: int) -> set[int]:
+        """Widths of the layers between the activity and the latents, of all subjects."""
+        given = self.subjects if isinstance(self.subjects, Mapping) else {}
+        widths = {self.latent_dim + self._objective().private_dim}
+        for name, ids in self.units_.items():
+            hidden = (given.get(name) or Subject()).hidden or self.hidden
+            widths |= {len(ids) * n_lags} if hidden == "input" else set(map(int, hidden))
+        return widths
 
     def _start(self, vae: MultimodalVAE, train: PairedWindows, linear: bool) -> None:
         """Begin where the training data say: standard inputs, mean rates, an aligned linear map."""
@@ -904,11 +915,9 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         temporary.mkdir(parents=True)
         try:
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
-                | {f"prior.{k}": v for k, v in self._mixture.items()},
-                temporary / "weights.safetensors",
-            )
+            weights = {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
+            weights |= {f"prior.{k}": v for k, v in self._mixture.items()}
+            write_whole(temporary / "weights.safetensors", as_safetensors(weights))
             stored = {
                 "format": _FORMAT,
                 "params": {k: _to_json(v) for k, v in self.get_params(deep=False).items()},
@@ -923,7 +932,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
                     "numpy": np.__version__,
                 },
             }
-            (temporary / "model.json").write_text(json.dumps(stored, indent=1), encoding="utf-8")
+            write_whole(temporary / "model.json", json.dumps(stored, indent=1).encode())
             if path.exists():
                 if not (path / "model.json").exists():
                     raise FileExistsError(f"{path} exists and is not a saved model; not replaced.")
@@ -1024,13 +1033,17 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             if k.startswith("prior.")
         }
         width, linear = model.window_["width"], bool(stored["linear"])
-        if not any(own.values()):
-            # Without memory first: what the file claims must fit what it holds.
-            with torch.device("meta"):
-                claimed = model._skeleton(model.units_, width, linear=linear).state_dict()
-            if _kinds(claimed) != _kinds(weights):
-                raise ValueError("the weights are not those of the networks described")
+        # Before memory is taken for them: no layer is wider than what the file holds.
+        held = {n for value in weights.values() for n in value.shape}
+        if not model._widths(width) <= held:
+            raise ValueError("the weights are not those of the networks described")
         model._vae = model._skeleton(model.units_, width, linear=linear)
+        if any(
+            value.dtype != weights[name].dtype
+            for name, value in model._vae.state_dict().items()
+            if name in weights
+        ):
+            raise ValueError("the weights are of another precision")
         model._vae.load_state_dict(weights)
         drawn = model._prior(torch.device("cpu")).sample()
         if drawn.shape != (model.latent_dim,) or drawn.dtype != torch.float32:
@@ -1279,10 +1292,6 @@ def _check_hidden(hidden: Any) -> None:
 def _damaged(path: Path, error: Exception) -> str:
     why = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
     return f"{path} is damaged and cannot be read ({why}). Take a copy, or fit and save it again."
-
-
-def _kinds(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (value.shape, value.dtype) for name, value in tensors.items()}
 
 
 def _customs(key: str, value: Any) -> Iterator[tuple[str, Any]]:

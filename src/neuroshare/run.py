@@ -32,7 +32,7 @@ from neuroshare.settings import (
     require_seed,
     require_whole,
 )
-from neuroshare.writing import locked, replacing
+from neuroshare.writing import locked, replacing, write_whole
 
 __all__ = ["RunConfig", "RunResult", "run_demo", "run_fit"]
 
@@ -586,8 +586,8 @@ def _write(result: RunResult) -> None:
     for name, data in tables.items():
         if data is None:
             continue
-        with replacing(out / name) as part:
-            data.to_netcdf(part, engine="h5netcdf")
+        # HDF5 takes the process with it when the disk is full: let it write to memory.
+        write_whole(out / name, bytes(data.to_netcdf(engine="h5netcdf")))
     with replacing(out / SCORES) as part:
         part.write_text(json.dumps(_summary(result), indent=2, allow_nan=False), encoding="utf-8")
     write_report(out)

@@ -15,9 +15,20 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
-        part.replace(path)
+        os.replace(part, path)
+    except OSError as error:
+        # A full disk does not say which file it had no room for.
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file of these bytes, whole or not at all."""
+    with replacing(path) as part:
+        part.write_bytes(data)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from pynwb.misc import Units
 
 from neuroshare.recordings.remote import RemoteFile, file_name, is_remote, open_remote
 from neuroshare.recordings.session import Chosen, Session, chosen_rows
+from neuroshare.writing import write_whole
 
 
 def read_nwb(
@@ -198,17 +199,18 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
         columns=_columns(session.trials, who),
         colnames=[*map(str, session.trials.columns)],
     )
-    part = path.with_name(f".{path.stem}-{nwb.identifier}.nwb")
-    try:
-        with pynwb.NWBHDF5IO(part, "w") as io:
-            io.write(nwb)
-        with h5py.File(part, "r+") as file:
-            # hdmf forgets the order of the columns of a table without rows.
-            file["units"].attrs["colnames"] = [*nwb.units.colnames]
-            file["intervals/trials"].attrs["colnames"] = [*nwb.trials.colnames]
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    # HDF5 takes the process with it when the disk is full: let it write to memory.
+    with (
+        h5py.File(nwb.identifier, "w", driver="core", backing_store=False) as file,
+        pynwb.NWBHDF5IO(file=file, mode="w") as io,
+    ):
+        io.write(nwb)
+        # hdmf forgets the order of the columns of a table without rows.
+        file["units"].attrs["colnames"] = [*nwb.units.colnames]
+        file["intervals/trials"].attrs["colnames"] = [*nwb.trials.colnames]
+        file.flush()
+        image = file.id.get_file_image()
+    write_whole(path, image)
     return path
 
 
@@ -234,8 +236,11 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[pynwb.NWBFile]:
             yield nwb
         except ConnectionError:
             raise
-        # A damaged file can claim any type, size and encoding of what it holds.
-        except (OSError, MemoryError, RuntimeError, TypeError, LookupError, UnicodeError) as error:
+        # A damaged file can claim any type, size and encoding of what it holds; what is refused
+        # here for other reasons names the file already.
+        except Exception as error:
+            if str(error).startswith(f"{name}: "):
+                raise
             raise ValueError(
                 f"{name}: expected complete data, but they cannot be read "
                 f"({type(error).__name__}: {_first_line(error)}). The file is damaged, or "
@@ -376,7 +381,7 @@ def _schema(path: str | os.PathLike[str]) -> str:
     try:
         with h5py.File(path) as file:
             version = np.ravel(file.attrs.get("nwb_version", file.get("nwb_version", "unknown")))[0]
-    except (OSError, ValueError, TypeError):
+    except Exception:  # a damaged file fails in many ways, and its version is not the question
         return ""
     return f" (it says schema {version.decode() if isinstance(version, bytes) else version})"
 

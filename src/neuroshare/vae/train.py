@@ -16,8 +16,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -32,6 +32,7 @@ from neuroshare.vae.step import (
     generators_of,
     matmul_precision,
 )
+from neuroshare.writing import write_whole
 
 CHECKPOINT_SECONDS = 10.0
 """A checkpoint is written at the end of an epoch when the last one is this old."""
@@ -333,21 +334,20 @@ class _State:
             "best_epoch": json.dumps(self.history.best_epoch),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            save_file(
-                {name: value.contiguous() for name, value in tensors.items()}, temporary, metadata
-            )
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        write_whole(path, as_safetensors(tensors, metadata))
 
     def restore(self, path: Path) -> None:
         """Continue from a checkpoint of the same training."""
-        with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        stored = json.loads(metadata["settings"])
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                metadata = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            stored = json.loads(metadata["settings"])
+        except (SafetensorError, OSError, TypeError, LookupError, ValueError) as error:
+            raise ValueError(
+                f"checkpoint {path} is damaged ({error}). Delete it to start anew."
+            ) from error
         different = sorted(k for k in self.settings if stored.get(k) != self.settings[k])
         weights = _under("weights.", tensors)
         shapes = {name: tuple(value.shape) for name, value in self.vae.state_dict().items()}
