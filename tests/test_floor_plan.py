@@ -35,7 +35,7 @@ LAYERS = {
         "compare",
         "report",
     },
-    "sweep": {"executor", "writing", "recordings", "model", "analysis", "run"},
+    "sweep": {"settings", "executor", "writing", "recordings", "model", "analysis", "run"},
     "cli": {"recordings", "model", "linear", "analysis", "run", "report", "sweep"},
 }
 

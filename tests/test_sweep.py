@@ -215,6 +215,26 @@ def test_a_failing_run_stops_no_other(executor, parts, tmp_path):
     assert len(files(tmp_path)) == 2
 
 
+def test_runs_fitted_at_once_are_kept_one_by_one(parts, tmp_path, log):
+    """A second sweep repeats none of them, whether alone or with others."""
+    first = run(parts, tmp_path, stacked=5, betas=[0.1, 1.0])
+    before = files(tmp_path)
+    assert len(before) == len(first) == 16
+    assert first["loss"].notna().all()
+    again = run(parts, tmp_path, stacked=1)
+    assert before.items() <= files(tmp_path).items()
+    assert len(log.read_text().splitlines()) == len(again) == 24
+    both = again[again["beta"] < 2].reset_index(drop=True)
+    pd.testing.assert_frame_equal(both, first)
+
+
+def test_a_run_that_fails_among_runs_fitted_at_once_stops_no_other(parts, tmp_path):
+    with pytest.raises(ValueError, match="seed 1 is unlucky") as raised:
+        run(parts, tmp_path, failing, stacked=24)
+    assert "6 of 24 runs failed" in "".join(raised.value.__notes__)
+    assert len(files(tmp_path)) == 18
+
+
 def test_a_fit_that_fails_is_a_row_without_scores(parts, tmp_path, log):
     grid = {"objectives": ["telepathy", "mmvm"], "betas": [1.0], "seeds": [0]}
     with pytest.warns(UserWarning, match="1 of 2 runs could not be fitted"):

@@ -345,6 +345,10 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             )
         return names
 
+    def device_type(self) -> str:
+        """Where the model computes: ``"cpu"``, ``"cuda"``, ..."""
+        return self._device().type
+
     def _device(self) -> torch.device:
         if isinstance(self.device, str) and self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -10,12 +10,12 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,16 +26,20 @@ from neuroshare import __version__
 from neuroshare.analysis.imputation import ALL_OTHERS, imputation_scores
 from neuroshare.analysis.separation import separation
 from neuroshare.executor import Executor, run_each
-from neuroshare.model import SharedLatentModel
+from neuroshare.model import SharedLatentModel, fit_together
 from neuroshare.recordings.binning import in_chunks
 from neuroshare.recordings.pairing import PairedWindows, pair_subjects
 from neuroshare.run import RunConfig, keep_common_conditions, read_counts
+from neuroshare.settings import require_whole
 from neuroshare.writing import locked, replacing
 
 __all__ = ["score_run", "sweep", "sweep_files"]
 
 Score = Callable[[SharedLatentModel, PairedWindows, PairedWindows], Mapping[str, float]]
 Data = tuple[PairedWindows, PairedWindows]
+
+AT_ONCE = 32
+"""Runs that a GPU fits at once: below about 15 to 27 it waits for kernels to be launched."""
 
 
 def sweep(
@@ -50,6 +54,7 @@ def sweep(
     score: Score | None = None,
     executor: int | Executor | None = None,
     threads: int = 1,
+    stacked: int | Literal["auto"] = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Fit and score every combination of objective, beta and seed.
@@ -83,6 +88,10 @@ def sweep(
     threads
         Threads of one run. With the same number the table is the same wherever it was executed on
         a CPU.
+    stacked
+        How many runs are fitted at once, see `fit_together`; ``"auto"``: 32 on a GPU, elsewhere
+        one, which is faster there. Batches and noise are drawn for all of them, so that a run
+        then depends on which others it was fitted with.
     progress
         Show a progress bar over runs.
 
@@ -155,14 +164,17 @@ def sweep(
     ) as bar:
         failures: list[Exception] = []
         todo = list(waiting.values())
-        for position, ended in run_each(
-            partial(_attempt, score), (train, test), todo, executor, threads=threads, folder=out
+        n_at_once = _at_once(stacked, todo)
+        batches = [todo[first : first + n_at_once] for first in range(0, len(todo), n_at_once)]
+        for position, outcomes in run_each(
+            partial(_attempt, score), (train, test), batches, executor, threads=threads, folder=out
         ):
-            bar.update()
-            if isinstance(ended, Exception):
-                failures.append(ended)
-            else:
-                todo[position].keep(ended)
+            bar.update(len(outcomes))
+            for run, ended in zip(batches[position], outcomes, strict=True):
+                if isinstance(ended, Exception):
+                    failures.append(ended)
+                else:
+                    run.keep(ended)
     if failures:
         failures[0].add_note(
             f"{len(failures)} of {len(grid)} runs failed; the others are kept in {folder}. "
@@ -318,6 +330,15 @@ def fingerprint(paired: PairedWindows) -> str:
     return digest.hexdigest()
 
 
+def _at_once(stacked: int | Literal["auto"], runs: Sequence[_Run]) -> int:
+    """How many runs to fit at once."""
+    if stacked == "auto":
+        on_gpu = runs and SharedLatentModel(**runs[0].params).device_type() == "cuda"
+        return AT_ONCE if on_gpu else 1
+    require_whole(stacked, "stacked", "sweep", 1)
+    return stacked
+
+
 @dataclass(frozen=True)
 class _Run:
     """One fit: how to make its model, and the file of its result."""
@@ -346,36 +367,30 @@ class _Run:
             ) from error
         return record
 
-    def execute(self, data: Data, score: Score) -> dict[str, Any]:
-        """Fit and score, unless another process has done so meanwhile; what there is to keep."""
-        train, test = data
-        seen = self.path.parent.is_dir()
-        with locked(self.path.with_suffix(".lock")) if seen else nullcontext():
-            if self.path.exists():
-                return self.read()
-            began = time.perf_counter()
-            scores, error = {}, None
-            try:
-                model = SharedLatentModel(**self.params).fit(train)
-            except ValueError as refusal:
-                # That a fit diverges is a result as well, and repeating it would not change it.
-                error = str(refusal)
-            else:
-                if model.history_.attrs.get("interrupted"):
-                    raise KeyboardInterrupt
-                scores = {name: float(value) for name, value in score(model, train, test).items()}
-            record = {
-                "run": self.id,
-                "settings": self.settings,
-                **self.fixed,
-                "scores": {k: v if np.isfinite(v) else None for k, v in scores.items()},
-                "error": error,
-                "seconds": round(time.perf_counter() - began, 3),
-                "versions": {name: version(name) for name in ("torch", "numpy", "scikit-learn")},
-            }
-            if seen:
-                self.keep(record)
-            return record
+    def score(
+        self,
+        model: SharedLatentModel,
+        refusal: ValueError | None,
+        data: Data,
+        score: Score,
+        began: float,
+    ) -> dict[str, Any]:
+        """Give what there is to keep of a model, or of why it could not be fitted."""
+        scores: dict[str, float] = {}
+        # That a fit diverges is a result as well, and repeating it would not change it.
+        if refusal is None:
+            if model.history_.attrs.get("interrupted"):
+                raise KeyboardInterrupt
+            scores = {name: float(value) for name, value in score(model, *data).items()}
+        return {
+            "run": self.id,
+            "settings": self.settings,
+            **self.fixed,
+            "scores": {k: v if np.isfinite(v) else None for k, v in scores.items()},
+            "error": None if refusal is None else str(refusal),
+            "seconds": round(time.perf_counter() - began, 3),
+            "versions": {name: version(name) for name in ("torch", "numpy", "scikit-learn")},
+        }
 
     def keep(self, record: Mapping[str, Any]) -> None:
         """Write the result, unless who executed the run has done so."""
@@ -384,13 +399,50 @@ class _Run:
                 part.write_text(json.dumps(record, indent=1, allow_nan=False), encoding="utf-8")
 
 
-def _attempt(score: Score, data: Data, run: _Run) -> dict[str, Any] | Exception:
-    """Execute a run; its error is a result, for the other runs go on."""
-    try:
-        return run.execute(data, score)
-    except Exception as error:
-        error.add_note(f"in the run {run.settings}")
-        return error
+def _attempt(score: Score, data: Data, runs: Sequence[_Run]) -> list[dict[str, Any] | Exception]:
+    """Fit runs at once, score and keep each; an error is a result, for other runs go on."""
+    ended: dict[str, dict[str, Any] | Exception] = {}
+    seen = runs[0].path.parent.is_dir()
+    with ExitStack() as locks:
+        # In one order, or two sweeps could wait for each other for ever.
+        for run in sorted(runs, key=lambda run: run.id):
+            if seen:
+                locks.enter_context(locked(run.path.with_suffix(".lock")))
+            if run.path.exists():
+                ended[run.id] = run.read()
+        left = [run for run in runs if run.id not in ended]
+        models = [SharedLatentModel(**run.params) for run in left]
+        began = time.perf_counter()
+        try:
+            refusals = _fit(models, data[0])
+        except Exception as error:
+            error.add_note(f"in the runs {[run.settings for run in left]}")
+            return [ended.get(run.id, error) for run in runs]
+        # Runs that were fitted at once took their share of the time each.
+        share = (time.perf_counter() - began) / max(len(left), 1)
+        for run, model, refusal in zip(left, models, refusals, strict=True):
+            began = time.perf_counter() - share
+            try:
+                record = run.score(model, refusal, data, score, began)
+                if seen:
+                    run.keep(record)
+                ended[run.id] = record
+            except Exception as error:
+                error.add_note(f"in the run {run.settings}")
+                ended[run.id] = error
+    return [ended[run.id] for run in runs]
+
+
+def _fit(models: Sequence[SharedLatentModel], train: PairedWindows) -> list[ValueError | None]:
+    """Fit the models; for each None or why it could not be."""
+    if len(models) > 1:
+        return fit_together(models, train, seed=models[0].seed, progress=False)
+    for model in models:
+        try:
+            model.fit(train)
+        except ValueError as refusal:
+            return [refusal]
+    return [None for _ in models]
 
 
 def _plain(value: Any) -> Any:
