@@ -76,11 +76,12 @@ class View:
         values = self.values[items, versions]
         if self.n_categories is None:
             return values.float() / 255
-        return one_hot(values.long(), self.n_categories).float().flatten(1)
+        categories = torch.arange(self.n_categories, device=values.device)
+        return (values.unsqueeze(-1) == categories).float().flatten(1)
 
 
 class Samples:
-    """Paired items of all modalities: what `neuroshare.vae.train.fit` reads.
+    """Paired items of all modalities, the `Data` that `neuroshare.vae.train.fit` reads.
 
     Parameters
     ----------
@@ -89,11 +90,13 @@ class Samples:
     labels
         (sample,) classes, or (sample, attribute) of 0, 1 and NaN where unknown.
     classes
-        Class of every item of every view. If given, a sample shows its own item in the first view
-        and any item of the same class in the others; otherwise sample i is item i of each view.
+        Class of every item of every view. If given, a sample shows items of its class, drawn
+        without replacement as far as they last; otherwise sample i is item i of each view.
     fresh
         Draw partners and versions anew for every epoch; otherwise once.
     """
+
+    resident = True
 
     def __init__(
         self,
@@ -108,6 +111,9 @@ class Samples:
         self.classes = classes
         self.fresh = fresh
         self.seed = seed
+        own = torch.arange(len(labels), device=labels.device)
+        self._items = own.repeat(len(self.views), 1)
+        self._versions = torch.zeros_like(self._items)
         self._draw(0)
 
     def __len__(self) -> int:
@@ -120,11 +126,9 @@ class Samples:
         return Samples(views, self.labels.to(device), classes, self.fresh, self.seed)
 
     def head(self, n: int | None) -> Samples:
-        """The first n samples, as they are paired in epoch 0 and for good; None takes all."""
-        first = slice(n)
-        classes = None if self.classes is None else [part[first] for part in self.classes]
-        views = [view[first] for view in self.views]
-        return Samples(views, self.labels[first], classes, seed=self.seed)
+        """The first n samples, drawn once and for good; None takes all."""
+        views = self.views if self.classes is not None else [view[:n] for view in self.views]
+        return Samples(views, self.labels[:n], self.classes, seed=self.seed)
 
     def redraw(self, epoch: int) -> None:
         """Draw partners and versions of this epoch, where they are drawn anew."""
@@ -142,21 +146,37 @@ class Samples:
     def _draw(self, epoch: int) -> None:
         device = self.labels.device
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
-        own = torch.arange(len(self), device=device)
-        self._items, self._versions = [own], []
-        for view in self.views:
-            part = torch.rand(len(self), generator=generator).to(device)
-            self._versions.append((part * view.values.shape[1]).long())
-        for m in range(1, len(self.views)):
+
+        def uniform(n: int) -> Tensor:
+            return torch.rand(n, generator=generator, dtype=torch.float64).to(device)
+
+        for m, view in enumerate(self.views):
+            # In place: a recorded training step reads these very tensors.
+            self._versions[m] = (uniform(len(self)) * view.values.shape[1]).long()
             if self.classes is None:
-                self._items.append(own)
                 continue
-            mine, theirs = self.classes[0], self.classes[m]
-            count = torch.bincount(theirs, minlength=int(mine.max()) + 1)
+            theirs = self.classes[m]
+            by_class = (theirs + uniform(len(theirs))).argsort()
+            count = torch.bincount(theirs, minlength=int(self.labels.max()) + 1)
+            if (count[self.labels] == 0).any():
+                raise ValueError(
+                    f"Samples: expected items of every class in each view. Got none of class "
+                    f"{int(self.labels[count[self.labels] == 0][0])} in view {m}; take more items."
+                )
             first = count.cumsum(0) - count
-            part = torch.rand(len(self), generator=generator).to(device)
-            place = first[mine] + (part * count[mine]).long()
-            self._items.append(theirs.argsort(stable=True)[place])
+            turn = _place_in_class(self.labels) % count[self.labels]
+            self._items[m] = by_class[first[self.labels] + turn]
+
+
+def _place_in_class(labels: Tensor) -> Tensor:
+    """How many samples of the same class come before each."""
+    order = labels.argsort(stable=True)
+    count = torch.bincount(labels)
+    place = torch.empty_like(labels)
+    place[order] = (
+        torch.arange(len(labels), device=labels.device) - ((count.cumsum(0) - count)[labels[order]])
+    )
+    return place
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Residual encoders, decoders and classifiers for images (2-D) and text (1-D), any even size.
 
 Data arrive flat with channels last, (sample, height x width x channel) or (sample, position x
-category), which is the memory order convolutions like best: viewing them costs no copy. bf16 is
-used inside a network only; what leaves it is float32.
+category), which is the memory order convolutions like best: viewing them costs no copy.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
@@ -32,7 +30,6 @@ class Size:
     max_width: int = 512
     coarsest: int = 7
     stride: int = 1
-    bf16: bool = False
     branch: float = 0.1
 
 
@@ -100,12 +97,9 @@ class Encoder(nn.Module):
         super().__init__()
         self.trunk = Trunk(shape, size)
         self.heads = nn.Linear(self.trunk.n_features, 2 * n_latents)
-        self.bf16 = size.bf16
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            heads = self.heads(self.trunk(x))
-        loc, log_scale = heads.float().chunk(2, dim=-1)
+        loc, log_scale = self.heads(self.trunk(x)).chunk(2, dim=-1)
         return loc, log_scale.clamp(-10.0, 10.0).exp()
 
 
@@ -129,14 +123,12 @@ class Decoder(nn.Module):
         else:
             layers.append(nn.Conv1d(widths[0], shape[-1], 1))
         self.layers = nn.Sequential(*layers)
-        self.bf16 = size.bf16
 
     def forward(self, z: Tensor) -> Tensor:
         lead = z.shape[:-1]
-        with torch.autocast(z.device.type, torch.bfloat16, enabled=self.bf16):
-            start = self.start(z.flatten(0, -2)).unflatten(1, (*self.extent, -1)).movedim(-1, 1)
-            output: Tensor = self.layers(start).movedim(1, -1)
-        return output.flatten(1).float().view(*lead, -1)
+        start = self.start(z.flatten(0, -2)).unflatten(1, (*self.extent, -1)).movedim(-1, 1)
+        output: Tensor = self.layers(start).movedim(1, -1)
+        return output.flatten(1).view(*lead, -1)
 
 
 class Classifier(nn.Module):
@@ -147,12 +139,10 @@ class Classifier(nn.Module):
         self.trunk = Trunk(shape, size)
         self.hidden = nn.Linear(self.trunk.n_features, 64)
         self.output = nn.Linear(64, n_labels)
-        self.bf16 = size.bf16
 
     def features(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            hidden = self.hidden(self.trunk(x))
-        return hidden.float().relu()
+        hidden: Tensor = self.hidden(self.trunk(x))
+        return hidden.relu()
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.output(self.features(x))

@@ -135,7 +135,7 @@ def train_classifiers(
         if path.exists():
             bundle.load_state_dict(load_file(path, device=str(device)))
             return [classifier.eval() for classifier in classifiers]
-        _train_all(classifiers, dataset.train, preset.classifier_epochs, progress)
+        _train_all(classifiers, dataset.train, preset, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     save_file(bundle.state_dict(), temporary)
@@ -143,21 +143,23 @@ def train_classifiers(
     return [classifier.eval() for classifier in classifiers]
 
 
-def _train_all(classifiers: list[Classifier], train: Samples, epochs: int, progress: bool) -> None:
+def _train_all(
+    classifiers: list[Classifier], train: Samples, preset: Preset, progress: bool
+) -> None:
     parameters = [p for classifier in classifiers for p in classifier.parameters()]
     size = min(128, len(train))
-    n_steps = epochs * math.ceil(len(train) / size)
+    n_steps = preset.classifier_epochs * math.ceil(len(train) / size)
     optimizer = torch.optim.Adam(parameters, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=n_steps)
     bar = tqdm(total=n_steps, disable=not progress, unit="step", desc="classifiers")
-    for epoch in range(epochs):
+    for epoch in range(preset.classifier_epochs):
         train.redraw(epoch)
         for index in torch.randperm(len(train), device=train.labels.device).split(size):
             x, _ = train.batch(index)
             labels = train.labels[index]
-            loss = torch.stack(
-                [label_loss(c(part), labels) for c, part in zip(classifiers, x, strict=True)]
-            ).sum()
+            with torch.autocast(labels.device.type, torch.bfloat16, preset.precision == "bf16"):
+                logits = [c(part) for c, part in zip(classifiers, x, strict=True)]
+            loss = torch.stack([label_loss(part.float(), labels) for part in logits]).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

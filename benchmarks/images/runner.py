@@ -155,10 +155,21 @@ def seconds_per_step(
     vae = build(dataset, preset, objective, seed=0).to(device)
     rows = torch.arange(preset.batch_size, device=device) % len(dataset.train)
     few = _Few(dataset.train, rows)
-    settings = {"batch_size": preset.batch_size, "lr": preset.lr, "progress": False}
-    train.fit(vae, few, epochs=1, **settings)
+
+    def fit(epochs: int) -> None:
+        train.fit(
+            vae,
+            few,
+            epochs=epochs,
+            batch_size=preset.batch_size,
+            lr=preset.lr,
+            precision=preset.precision,
+            progress=False,
+        )
+
+    fit(1)
     started = time.perf_counter()
-    train.fit(vae, few, epochs=n_steps, **settings)  # an epoch is one batch; each ends in a sync
+    fit(n_steps)  # an epoch is one batch
     return (time.perf_counter() - started) / n_steps
 
 
@@ -168,6 +179,7 @@ class _Few:
 
     samples: Samples
     rows: Tensor
+    resident = True
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -202,6 +214,7 @@ def _fit_and_score(
         batch_size=preset.batch_size,
         lr=preset.lr,
         beta=beta,
+        precision=preset.precision,
         seed=seed,
         progress=progress,
         checkpoint=path.with_suffix(".checkpoint.safetensors"),
@@ -240,13 +253,14 @@ def _shown(dataset: Dataset) -> list[Tensor]:
 
 
 def _keep_samples(vae: MultimodalVAE, dataset: Dataset, path: Path) -> None:
-    """Real and generated images of a few test samples, (source, sample, feature) bytes each."""
+    """Bytes of a few images, real and generated: (real or source, sample, *shape) per modality."""
     x, kept = _shown(dataset), {}
     for target, modality in enumerate(dataset.modalities):
         if modality.alphabet is None:
             made = [generate(vae, x, source, target) for source in range(len(x))]
             stacked = torch.stack([x[target], *(modality.hard(part) for part in made)])
-            kept[modality.name] = (255 * stacked).round().byte().cpu().numpy()
+            bytes_ = (255 * stacked).round().byte().unflatten(-1, modality.shape)
+            kept[modality.name] = bytes_.cpu().numpy()
     temporary = path.with_suffix(f".{os.getpid()}.npz")
     np.savez_compressed(temporary, **kept)
     os.replace(temporary, path)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from benchmarks.images import suites
 from benchmarks.images.data import Dataset
 from benchmarks.images.networks import Size
+from neuroshare.vae.step import Precision
 
 Metric = Literal["accuracy", "average_precision", "auroc"]
 
@@ -20,10 +21,11 @@ Metric = Literal["accuracy", "average_precision", "auroc"]
 class Preset:
     """How much to compute.
 
-    `betas` are tried in turn and one is chosen on the validation part. The weight of N(0, I) in the
-    prior of mmvm falls from 1 to 0 over the first `anneal` share of the epochs; mopoe decodes
-    `n_subsets` subsets per step, None all. Linear probes are fitted on the first `n_probe` training
-    samples. `arguments` go to the suite's `read`.
+    `betas` are tried in turn and one is chosen on the validation part. `precision` is that of
+    matrix products in training, of the classifiers too; scores are in float32. The weight of
+    N(0, I) in the prior of mmvm falls from 1 to 0 over the first `anneal` share of the epochs;
+    mopoe decodes `n_subsets` subsets per step, None all. Linear probes are fitted on the first
+    `n_probe` training samples. `arguments` go to the suite's `read`.
     """
 
     latent_dim: int
@@ -33,6 +35,7 @@ class Preset:
     size: Size
     classifier: Size
     batch_size: int = 256
+    precision: Precision = "fp32"
     anneal: float = 0.5
     n_probe: int | None = None
     n_subsets: int | None = None

@@ -71,7 +71,7 @@ def read(folder: Path, n_validation: int = 5000) -> Dataset:
 def write_tiny(folder: Path) -> None:
     """Bars for digits: the digit is the column of the bar."""
     random = np.random.default_rng(0)
-    for part, n in (("train", 60), ("test", 20)):
+    for part, n in (("train", 200), ("test", 60)):
         labels = np.arange(n) % 10
         for side in (28, 32):
             images = random.integers(0, 30, (n, side, side))
@@ -101,15 +101,16 @@ SUITE = Suite(
             classifier=Size(4, 4, 7, 4),
             classifier_epochs=1,
             batch_size=64,
-            arguments={"n_validation": 20},
+            arguments={"n_validation": 60},
         ),
         "small": Preset(
             latent_dim=64,
             epochs=3,
             lr=2e-3,
             betas=(0.1, 0.3),
-            size=Size(16, 32, 7, 2, bf16=True, branch=1.0),
-            classifier=Size(16, 64, 7, 2, bf16=True),
+            precision="bf16",
+            size=Size(16, 32, 7, 2, branch=1.0),
+            classifier=Size(16, 64, 7, 2),
             classifier_epochs=3,
             batch_size=64,
             n_probe=4000,
@@ -119,8 +120,9 @@ SUITE = Suite(
             epochs=100,
             lr=5e-4,
             betas=tuple(2.0**k for k in range(-8, 4)),
-            size=Size(64, 512, 7, 1, bf16=True),
-            classifier=Size(32, 128, 7, 1, bf16=True),
+            precision="bf16",
+            size=Size(64, 512, 7, 1),
+            classifier=Size(32, 128, 7, 1),
             classifier_epochs=20,
         ),
     },

@@ -138,6 +138,7 @@ def read(
     n_train: int | None = None,
     n_validation: int = 5000,
     n_test: int | None = None,
+    n_epoch: int | None = None,
     shift: int = 4,
     waves: float = 1.0,
     backgrounds: Path | None = None,
@@ -145,7 +146,8 @@ def read(
 ) -> Dataset:
     """Digits of all modalities, from MNIST's idx files or from the published folders.
 
-    `fresh` redraws which digits of a class are paired, at every epoch; published pairs are fixed.
+    `fresh` redraws which digits of a class are paired, at every epoch, and an epoch may be shorter
+    than the training part (`n_epoch`); published pairs are fixed.
     """
     folder = Path(folder)
     modalities = tuple(Modality(f"m{m}", (SIDE, SIDE, 3)) for m in range(n_modalities))
@@ -163,7 +165,8 @@ def read(
         # Published images of one number belong together; composed ones are paired by class.
         kept = [part[rows] for part in classes]
         drawn = kept if fresh or not published else None
-        return Samples([view[rows] for view in views], kept[0], drawn, fresh)
+        labels = kept[0][:n_epoch] if fresh else kept[0]
+        return Samples([view[rows] for view in views], labels, drawn, fresh)
 
     views, classes = items("train", None if n_train is None else n_train + n_validation)
     test = items("test", n_test)
@@ -185,7 +188,7 @@ def read(
 def write_tiny(folder: Path) -> None:
     """Bars for digits: the digit is the column of the bar."""
     random = np.random.default_rng(0)
-    for part, n in (("train", 60), ("test", 20)):
+    for part, n in (("train", 200), ("test", 60)):
         labels = np.arange(n) % 10
         digits = random.integers(0, 30, (n, SIDE, SIDE))
         digits[np.arange(n), :, 4 + 2 * labels] = 255
@@ -207,22 +210,29 @@ SUITE = Suite(
             classifier=Size(4, 4, 7, 4),
             classifier_epochs=1,
             batch_size=64,
-            arguments={"n_modalities": 3, "n_validation": 20, "fresh": True},
+            arguments={"n_modalities": 3, "n_validation": 60, "fresh": True},
         ),
+        # Digits lie up to one pixel from the centre and an epoch is 4,000 samples of 30,000: what
+        # half a minute of one core can learn.
         "small": Preset(
-            latent_dim=256,
-            epochs=10,
-            lr=1e-3,
-            betas=(0.1,),
-            size=Size(32, 32, 7, 4, bf16=True),
-            batch_size=64,
-            classifier=Size(16, 64, 7, 2, bf16=True),
-            classifier_epochs=4,
+            latent_dim=64,
+            epochs=14,
+            lr=4e-3,
+            betas=(0.1, 0.3),
+            batch_size=32,
+            anneal=0.2,
+            n_probe=1000,
+            n_subsets=3,
+            precision="bf16",
+            size=Size(16, 16, 7, 4, branch=1.0),
+            classifier=Size(16, 64, 7, 2, branch=1.0),
+            classifier_epochs=40,
             arguments={
                 "n_modalities": 3,
-                "n_train": 6000,
-                "n_validation": 1000,
-                "n_test": 2000,
+                "n_train": 30_000,
+                "n_validation": 500,
+                "n_test": 1000,
+                "n_epoch": 4000,
                 "shift": 1,
                 "fresh": True,
             },
@@ -232,9 +242,11 @@ SUITE = Suite(
             epochs=500,
             lr=5e-4,
             betas=tuple(2.0**k for k in range(-8, 4)),
-            size=Size(64, 512, 7, 1, bf16=True),
-            classifier=Size(32, 128, 7, 1, bf16=True),
+            precision="bf16",
+            size=Size(64, 512, 7, 1),
+            classifier=Size(32, 128, 7, 1),
             classifier_epochs=20,
+            n_subsets=8,
             arguments={"n_modalities": 5},
         ),
     },
