@@ -284,3 +284,42 @@ def test_no_partner_where_nobody_is_observed():
     partner, found = experts.partners(torch.zeros(3, 2, dtype=torch.bool))
     assert not found.any()
     assert ((partner >= 0) & (partner < 3)).all()
+
+
+def test_mixtures_in_parts_equal_the_whole_with_their_gradients(q, observed, monkeypatch):
+    z = q.loc.detach() + 0.1
+
+    def density_and_gradient():
+        loc = q.loc.detach().requires_grad_()
+        weight = experts.weights(observed, loc.dtype).log()
+        density = experts.mixture_log_prob(Normal(loc, q.scale), z, weight)
+        return density.detach(), torch.autograd.grad(density[observed].sum(), loc)[0]
+
+    whole = density_and_gradient()
+    monkeypatch.setattr(experts, "_LARGE", q.loc.numel())
+    for a, b in zip(density_and_gradient(), whole, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_sample_of_all_others_is_the_whole_mixture(q, observed):
+    z = q.loc + 0.2
+    whole = experts.mixture_log_prob(q, z, experts.weights(observed, z.dtype).log())
+    sampled = experts.sampled_mixture_log_prob(q, z, observed, M - 1)
+    torch.testing.assert_close(sampled[observed], whole[observed])
+
+
+def test_a_sampled_mixture_is_of_itself_and_one_observed_other(q):
+    z = q.loc + 0.2
+    each = experts.expert_log_prob(q, z).exp()
+    observed = MASKS["some"]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = experts.sampled_mixture_log_prob(q, z, observed, 1).exp()
+    for m in range(M):
+        for s in range(S):
+            if not observed[m, s]:
+                continue
+            allowed = [each[m, m, s]] + [
+                (each[m, m, s] + each[k, m, s]) / 2 for k in range(M) if k != m and observed[k, s]
+            ]
+            assert min(abs(float(drawn[m, s] - value)) for value in allowed) < 1e-9

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.distributions import Normal
+from torch.utils.checkpoint import checkpoint
 
 
 def normal(loc: Tensor, scale: Tensor) -> Normal:
@@ -138,7 +139,61 @@ def mixture_log_prob(q: Normal, z: Tensor, log_weight: Tensor) -> Tensor:
     Tensor
         (draw, sample).
     """
-    return torch.logsumexp(expert_log_prob(q, z) + log_weight.unsqueeze(1), dim=0)
+    if len(z) * q.loc.numel() <= _LARGE:
+        return _mixture(q.loc, q.scale, z, log_weight)
+    # Every point meets every expert. A part of the points at a time, computed once more in the
+    # backward pass, keeps memory linear in the number of modalities.
+    rows = max(1, _LARGE // q.loc.numel())
+    return torch.cat(
+        [
+            checkpoint(_mixture, q.loc, q.scale, part, log_weight, use_reentrant=False)
+            for part in z.split(rows)
+        ]
+    )
+
+
+def _mixture(loc: Tensor, scale: Tensor, z: Tensor, log_weight: Tensor) -> Tensor:
+    each = expert_log_prob(normal(loc, scale), z)
+    return torch.logsumexp(each + log_weight.unsqueeze(1), dim=0)
+
+
+_LARGE = 1 << 24
+"""Elements of the largest tensor (modality, draw, sample, latent) that is made at once."""
+
+
+def sampled_mixture_log_prob(q: Normal, z: Tensor, observed: Tensor, n_others: int) -> Tensor:
+    """Log density of each modality's point under itself and `n_others` others, drawn anew.
+
+    Parameters
+    ----------
+    q
+        Experts, (modality, sample, latent).
+    z
+        One point of each, (modality, sample, latent).
+    observed
+        (modality, sample); absent experts are left out, and those drawn weigh equally.
+    n_others
+        How many other experts each meets, fewer than there are modalities.
+
+    Returns
+    -------
+    Tensor
+        (modality, sample).
+    """
+    order = torch.rand(len(z), device=z.device).argsort()
+    circle = normal(q.loc[order], q.scale[order])
+    z, there = z[order], observed[order]
+    each, members = [], []
+    for shift in range(n_others + 1):
+        other = normal(circle.loc.roll(-shift, 0), circle.scale.roll(-shift, 0))
+        present = there.roll(-shift, 0) | (shift == 0)
+        each.append(log_density(other, z).masked_fill(~present, -torch.inf))
+        members.append(present)
+    n_members = torch.stack(members).sum(0)
+    density = torch.logsumexp(torch.stack(each), dim=0) - n_members.log()
+    placed = torch.empty_like(density)
+    placed[order] = density
+    return placed
 
 
 def expert_log_prob(q: Normal, z: Tensor) -> Tensor:

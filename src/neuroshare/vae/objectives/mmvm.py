@@ -15,6 +15,7 @@ from neuroshare.vae.experts import (
     mean_pairwise_kl,
     mixture_log_prob,
     partners,
+    sampled_mixture_log_prob,
     split,
     weights,
 )
@@ -31,6 +32,9 @@ class MMVM(Objective):
         ``"pairwise"``: the closed-form upper bound (1/M) sum_m sum_k KL(q_m || q_k), which keeps
         pulling beyond log M; the released code uses it. ``"mixture"``: a one-draw estimate of
         sum_m KL(q_m || h), the formula as printed.
+    n_partners
+        With the mixture bound: how many other modalities, drawn at every step, make up the mixture
+        of each beside itself, so that time is linear in the number of modalities. None takes all.
     prior_weight
         Share alpha of N(0, I) in the prior; a number or a `Schedule`. 0 is MMVM, 1 is
         `Independent`.
@@ -66,6 +70,7 @@ class MMVM(Objective):
         private_beta: float = 1.0,
         cross: float = 0.0,
         combine: Literal["mixture", "mean"] = "mixture",
+        n_partners: int | None = None,
     ) -> None:
         super().__init__()
         if bound not in ("pairwise", "mixture"):
@@ -96,8 +101,14 @@ class MMVM(Objective):
             raise ValueError(
                 f"The 'combine' parameter of mmvm must be 'mixture' or 'mean'. Got {combine!r}."
             )
+        if n_partners is not None and (bound == "pairwise" or n_partners < 1):
+            raise ValueError(
+                "The 'n_partners' parameter of mmvm needs bound='mixture' and must be at least 1. "
+                f"Got {n_partners!r} with bound={bound!r}."
+            )
         self.cross = cross
         self.combine = combine
+        self.n_partners = n_partners
         self.register_buffer("alpha", torch.tensor(value_at(prior_weight, 0)), persistent=False)
 
     alpha: Tensor
@@ -143,7 +154,10 @@ class MMVM(Objective):
                 rate = rate + self.alpha * kl_standard(shared)
         else:
             s = z[..., :n_shared]
-            log_prior = mixture_log_prob(shared, s, weights(observed, s.dtype).log())
+            if self.n_partners is None or self.n_partners >= len(s) - 1:
+                log_prior = mixture_log_prob(shared, s, weights(observed, s.dtype).log())
+            else:
+                log_prior = sampled_mixture_log_prob(shared, s, observed, self.n_partners)
             if self.prior_weight != 0:
                 log_prior = torch.logaddexp(
                     (1 - self.alpha).log() + log_prior, self.alpha.log() + log_prob_standard(s)
