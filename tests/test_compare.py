@@ -1,6 +1,8 @@
 import importlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from neuroshare.analysis.separation import separation
@@ -95,6 +97,20 @@ def test_repairing_with_refits_destroys_all_information(parts):
     assert (abs(table.null - 0.5) < 0.12).all()
     np.testing.assert_allclose(table.p, 0.01)
     np.testing.assert_allclose(table.p_null, 0.05)
+
+
+def test_every_executor_gives_the_same_null(parts):
+    models = {name: LinearAlignment(name, latent_dim=3, n_repairs=2) for name in ("mcca", "srm")}
+    settings = {"baselines": False, "imputation": False, "n_bootstraps": 0, "n_repairings": 3}
+    with ThreadPoolExecutor(2) as pool:
+        there = compare(*parts, models, **settings, executor=pool)
+    here = compare(*parts, models, **settings)
+    pd.testing.assert_frame_equal(there, here, check_exact=True)
+    # A model's null is its own, whichever others are refitted beside it.
+    alone = compare(*parts, {"srm": models["srm"]}, **settings)
+    srm = here[here.model == "srm"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(srm, alone, check_exact=True)
+    assert srm.null.tolist() != here[here.model == "mcca"].null.tolist()
 
 
 def test_tuning_chooses_inside_the_training_part(parts, monkeypatch):

@@ -1,5 +1,8 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+import xarray as xr
 
 from neuroshare.leakage import SCHEMES, leakage_report
 from neuroshare.recordings.binning import bin_spikes
@@ -33,6 +36,12 @@ def test_the_design_is_kept_and_the_data_are_not_touched(paired):
     np.testing.assert_array_equal(paired.counts["a"].values, before)
     assert report["subject"].values.tolist() == ["a", "b"]
     assert report["accuracy"].dims == ("scheme", "subject")
+
+
+def test_every_executor_gives_the_same_report(paired):
+    with ThreadPoolExecutor(2) as pool:
+        there = leakage_report(paired, n_simulations=2, executor=pool)
+    xr.testing.assert_identical(there, leakage_report(paired, n_simulations=2))
 
 
 def test_one_subject_has_no_cross_accuracy(paired):

@@ -7,7 +7,7 @@ import torch
 
 import neuroshare as ns
 from neuroshare.recordings import binning
-from neuroshare.resident import LIMIT, ResidentWindows
+from neuroshare.resident import LIMIT, ResidentWindows, _available
 
 UNITS = {"mitt": 9, "barat": 7, "stella": 5}
 CPU = torch.device("cpu")
@@ -100,6 +100,23 @@ def test_the_environment_sets_the_limit(counts, monkeypatch):
         ResidentWindows(train, CPU)
     monkeypatch.delenv(LIMIT)
     assert ResidentWindows(train, CPU).resident
+
+
+def test_what_is_available_is_the_least_of_machine_and_job(tmp_path):
+    def tell(path, text):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+
+    assert _available(tmp_path) > 2**60, "no limit is known"
+    tell("proc/meminfo", "MemTotal: 9000 kB\nMemAvailable: 3000 kB\n")
+    assert _available(tmp_path) == 3000 * 1024
+    tell("proc/self/cgroup", "0::/slurm/job_7\n")
+    assert _available(tmp_path) == 3000 * 1024
+    for most, expected in (("max\n", 3000 * 1024), ("5000\n", 1000), ("3000\n", 0)):
+        tell("sys/fs/cgroup/slurm/job_7/memory.max", most)
+        tell("sys/fs/cgroup/slurm/job_7/memory.current", "4000\n")
+        assert _available(tmp_path) == expected
+    assert _available() > 0
 
 
 def test_a_fit_from_the_host_is_the_fit_from_the_device(stored, monkeypatch):

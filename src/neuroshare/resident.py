@@ -223,14 +223,21 @@ def _room(device: torch.device) -> int:
     return int(_SHARE * _available())
 
 
-def _available() -> float:
-    """Bytes of memory that this machine can give; where it does not tell, no limit is known."""
+def _available(root: Path = Path("/")) -> float:
+    """Bytes that the machine, and the limit of a container or batch job on it, can give."""
     try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
-        return 2.0**62
+        return 2.0**62  # a system that does not tell
     (line,) = [line for line in lines if line.startswith("MemAvailable:")]
-    return 1024.0 * int(line.split()[1])
+    free = 1024.0 * int(line.split()[1])
+    try:
+        group = (root / "proc/self/cgroup").read_text(encoding="utf-8").rpartition("::/")[2].strip()
+        folder = root / "sys/fs/cgroup" / group
+        most, held = ((folder / f"memory.{name}").read_text() for name in ("max", "current"))
+    except OSError:
+        return free
+    return free if most.strip() == "max" else min(free, max(int(most) - int(held), 0))
 
 
 def _told(n_bytes: int) -> str:
