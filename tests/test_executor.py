@@ -20,7 +20,7 @@ class Noted(dict):
 
 
 def _arrived(content):
-    with open(os.environ["ARRIVALS"], "a") as log:
+    with open(content["log"], "a") as log:
         log.write(f"{os.getpid()}\n")
     return Noted(content)
 
@@ -53,14 +53,22 @@ def slow(data, item):
     return item, os.getpid()
 
 
+def mapped_sum(data, item):
+    """Whether the array is mapped, its sum, and who took it."""
+    time.sleep(0.1)
+    found = data["x"]
+    while isinstance(found, np.ndarray) and not isinstance(found, np.memmap):
+        found = found.base
+    return isinstance(found, np.memmap), data["x"].sum(dtype=int), os.getpid()
+
+
 def collected(*arguments, **more):
     found = dict(run_each(*arguments, **more))
     return [found[position] for position in sorted(found)]
 
 
 @pytest.fixture
-def arrivals(tmp_path, monkeypatch):
-    monkeypatch.setenv("ARRIVALS", str(tmp_path / "arrivals"))
+def arrivals(tmp_path):
     (tmp_path / "arrivals").touch()
     return tmp_path / "arrivals"
 
@@ -82,7 +90,7 @@ def client(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["here", "processes", "threads", "pool"])
 def test_every_executor_gives_the_same_results(kind, arrivals, tmp_path):
-    data, items = Noted(x=np.arange(10.0)), list(range(6))
+    data, items = Noted(log=str(arrivals), x=np.arange(10.0)), list(range(6))
     executor = {
         "here": lambda: None,
         "processes": lambda: 2,
@@ -202,11 +210,20 @@ def test_a_mapped_file_that_changed_or_is_not_there_is_refused(mapped):
 
 
 @pytest.mark.slow
-def test_dask_workers_get_the_data_once_and_one_thread(client, mapped):
-    data = {"x": np.asarray(mapped)}
-    items = list(range(6))
-    found = collected(times_sum, data, items, client)
-    assert found == [(item * mapped.sum(dtype=int), 1) for item in items]
+def test_every_dask_worker_gets_the_data_once_and_maps_the_file(client, mapped, arrivals):
+    data = Noted(log=str(arrivals), x=np.asarray(mapped)[:, ::2])
+    found = collected(mapped_sum, data, list(range(12)), client)
+    assert {(is_mapped, total) for is_mapped, total, _ in found} == {
+        (True, mapped[:, ::2].sum(dtype=int))
+    }
+    workers = client.run(os.getpid).values()
+    assert {worker for _, _, worker in found} == set(workers)
+    assert sorted(map(int, arrivals.read_text().split())) == sorted(workers)
+
+
+@pytest.mark.slow
+def test_dask_tasks_have_one_thread_and_their_errors_are_raised(client):
+    assert collected(times_sum, {"x": np.ones(3)}, [1, 2], client) == [(3.0, 1), (6.0, 1)]
     with pytest.raises(KeyError, match="no such thing"):
         collected(failing, {}, [0, 1, 2], client)
 

@@ -214,13 +214,17 @@ def _loaded(file: _File) -> Any:
 
 
 class _Packed:
-    """Arrives as its content, whose memory-mapped arrays are opened where it arrives."""
+    """Holds data whose memory-mapped arrays are opened wherever it arrives, and sent on by name."""
 
     def __init__(self, content: Any) -> None:
         self.content = content
 
-    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
-        return pickle.loads, (_pickled(self.content),)
+    def __reduce__(self) -> tuple[Callable[[bytes], _Packed], tuple[bytes]]:
+        return _unpacked, (_pickled(self.content),)
+
+
+def _unpacked(pickled: bytes) -> _Packed:
+    return _Packed(pickle.loads(pickled))
 
 
 def _pickled(data: Any) -> bytes:
