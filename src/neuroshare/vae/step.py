@@ -140,7 +140,8 @@ class RecordedStep:
             self.function(self.index)
             return
         # Not on the stream of the others: what a recording meets must not belong to it.
-        usual, aside = torch.cuda.current_stream(self.index.device), torch.cuda.Stream()
+        device = self.index.device
+        usual, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
         aside.wait_stream(usual)
         with torch.cuda.stream(aside):
             self.function(self.index)
@@ -150,6 +151,6 @@ class RecordedStep:
         if self.index.device.type != "cuda":
             return lambda: self.function(self.index)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.device(self.index.device), torch.cuda.graph(graph):
             self.function(self.index)
         return graph.replay

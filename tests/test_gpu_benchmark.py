@@ -1,0 +1,40 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_the_command_writes_all_its_figures_without_a_gpu(tmp_path):
+    out = tmp_path / "deep" / "gpu.json"
+    command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cpu", "--tiny"]
+    subprocess.run([*command, "--out", str(out)], cwd=ROOT, check=True, capture_output=True)
+    report = json.loads(out.read_text())
+    assert report["machine"]["device"] == "cpu"
+    assert len(report["machine"]["commit"]) in (0, 40)  # 0: not a checkout
+    one = {(row["precision"], row["graph"]): row for row in report["one"]}
+    assert one["fp32", True]["last_loss"] == one["fp32", False]["last_loss"]
+    assert one["bf16", True]["last_loss"] != one["fp32", True]["last_loss"]
+    assert [row["models"] for row in report["stacked"]] == [1, 2] * 3
+    methods = [row["method"] for row in report["sweep"]]
+    assert methods == ["mopoe", "mmvm", "all"] * 2
+    assert [(row["models"], row["graph"]) for row in report["profile"]] == [
+        (1, False), (1, True), (2, True)
+    ]  # fmt: skip
+
+
+def test_the_bound_counts_the_products_of_an_epoch(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import gpu
+
+    data = gpu.windows(gpu.TINY, torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        gpu.fit(gpu.make(data, "mmvm", 0), data, epochs=1, batch_size=48, progress=False)
+    expected = gpu.bound(gpu.TINY, data)["gigaflop"] * 1e9
+    assert counter.get_total_flops() == pytest.approx(expected)
