@@ -20,11 +20,12 @@ from neuroshare.vae import train
 from neuroshare.vae.likelihoods import LIKELIHOODS, Categorical, make_likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.networks import Decoder, Encoder
-from neuroshare.vae.objectives import MMVM, OBJECTIVES, MMVAEPlus, MoE, MoPoE, PoE
+from neuroshare.vae.objectives import MMVM, OBJECTIVES, Autoencoder, MMVAEPlus, MoE, MoPoE, PoE
 from neuroshare.vae.schedule import Schedule
-from neuroshare.vae.step import WARM_UP, RecordedStep, Sums, adam, matmul_precision
+from neuroshare.vae.stacked import fit_many
+from neuroshare.vae.step import WARM_UP, RecordedStep, Sums, matmul_precision
 
-FEATURES, L, S = (6, 4, 8), 6, 16
+FEATURES, L = (6, 4, 8), 6
 
 OBJECTIVE_CASES = {
     **OBJECTIVES,
@@ -105,58 +106,97 @@ def make(objective=MMVM, likelihood=lambda: make_likelihood("poisson"), **encode
     return vae.train()
 
 
-def batch():
-    generator = torch.Generator().manual_seed(0)
-    x = [torch.rand(S, f, generator=generator).round() for f in FEATURES]
-    return x, torch.rand(len(FEATURES), S, generator=generator) > 0.3
+class Samples:
+    """Counts of three modalities, of which now and then one is absent."""
+
+    def __init__(self, n=40):
+        generator = torch.Generator().manual_seed(0)
+        self.x = [torch.poisson(torch.ones(n, f), generator=generator) for f in FEATURES]
+        self.observed = torch.rand(len(FEATURES), n, generator=generator) > 0.2
+        self.observed[0] |= ~self.observed.any(0)
+
+    def __len__(self):
+        return self.observed.shape[1]
+
+    def redraw(self, epoch):
+        pass
+
+    def batch(self, index):
+        return [x[index] for x in self.x], self.observed[:, index]
 
 
-def learn(vae, sums, x, observed, dtype=None):
-    loss = sums.add(vae.elbo(x, observed, dtype), observed)
-    vae.zero_grad(set_to_none=True)
-    loss.backward()
-    return loss
+SETTINGS = {"epochs": 4, "batch_size": 16, "seed": 3, "progress": False}
+BETA = Schedule(0.1, 1.0, 3)
 
 
-def check(vae):
-    """A whole step, on either device."""
-    x, observed = batch()
-    for watch, device in ((OnMeta(), "meta"), (Watch(), "cpu")):
-        device = torch.device(device)
-        there = copy.deepcopy(vae).to(device)
-        sums = Sums((), len(FEATURES), device)
-        on_device = [part.to(device) for part in x], observed.to(device)
-        with watch:
-            learn(there, sums, *on_device)
-        assert any(parameter.grad is not None for parameter in there.parameters())
-    optimizer = adam(there.parameters(), 1e-3, 0.0, device)
-    optimizer.step()  # which makes its state
-    before = copy.deepcopy(there.state_dict())
-    with Watch():
-        learn(there, sums, *on_device)
-        optimizer.step()
-    assert any(not torch.equal(before[name], value) for name, value in there.state_dict().items())
+def on_meta(vae):
+    """Forward and backward, where no value exists. (Adam is not made for that device.)"""
+    device = torch.device("meta")
+    x, observed = Samples().batch(torch.arange(16))
+    there, sums = copy.deepcopy(vae).to(device), Sums((), len(FEATURES), device)
+    x, observed = [part.to(device) for part in x], observed.to(device)
+    with OnMeta():
+        sums.add(there.elbo(x, observed), observed).backward()
+    assert any(parameter.grad is not None for parameter in there.parameters())
+
+
+@pytest.fixture
+def watched(monkeypatch):
+    """Watch every step that is prepared for recording; the shapes of their indices."""
+    shapes = []
+    call = RecordedStep.__call__
+
+    def watch(self, index):
+        shapes.append(tuple(index.shape))
+        with Watch():
+            call(self, index)
+
+    monkeypatch.setattr(RecordedStep, "__call__", watch)
+    return shapes
+
+
+def in_fit(vae, **settings):
+    before = copy.deepcopy(vae.state_dict())
+    train.fit(vae, Samples(), beta=BETA, graphs=True, **SETTINGS, **settings)
+    assert any(not torch.equal(before[name], value) for name, value in vae.state_dict().items())
 
 
 @pytest.mark.parametrize("case", OBJECTIVE_CASES)
-def test_a_step_of_every_objective_stays_on_the_device(case):
-    check(make(OBJECTIVE_CASES[case]))
+def test_a_step_of_every_objective_stays_on_the_device(case, watched):
+    vae = make(OBJECTIVE_CASES[case])
+    on_meta(vae)
+    in_fit(vae)
+    assert watched == [(16,), (16,), (8,)] * 4
 
 
 @pytest.mark.parametrize("case", LIKELIHOOD_CASES)
-def test_a_step_of_every_likelihood_stays_on_the_device(case):
-    check(make(likelihood=LIKELIHOOD_CASES[case]))
+def test_a_step_of_every_likelihood_stays_on_the_device(case, watched):
+    vae = make(likelihood=LIKELIHOOD_CASES[case])
+    on_meta(vae)
+    in_fit(vae)
 
 
-def test_a_step_of_the_default_encoders_stays_on_the_device():
-    check(make(transform="sqrt", standardise=True, linear=True, n_units=2, pool="lags"))
-    check(make(transform="sqrt", standardise=True, linear=True, bottleneck=True))
+@pytest.mark.parametrize(
+    "encoder", [{"n_units": 2, "pool": "lags"}, {"bottleneck": True}], ids=["default", "paper"]
+)
+def test_a_step_of_every_encoder_stays_on_the_device(encoder, watched):
+    vae = make(transform="sqrt", standardise=True, linear=True, **encoder)
+    on_meta(vae)
+    in_fit(vae)
 
 
-def test_a_step_in_bfloat16_stays_on_the_device():
-    vae, (x, observed) = make(), batch()
-    with Watch():
-        learn(vae, Sums((), len(FEATURES), torch.device("cpu")), x, observed, torch.bfloat16)
+@pytest.mark.parametrize("settings", [{"precision": "bf16"}, {"weight_decay": 0.1}], ids=str)
+def test_a_step_of_every_setting_stays_on_the_device(settings, watched):
+    in_fit(make(), **settings)
+
+
+@pytest.mark.parametrize("case", OBJECTIVE_CASES)
+def test_a_step_of_stacked_models_stays_on_the_device(case, watched):
+    """Each with batches and noise of its own, beside models of another kind."""
+    vaes = [make(OBJECTIVE_CASES[case]), make(Autoencoder), make(OBJECTIVE_CASES[case])]
+    histories = fit_many(vaes, Samples(), betas=[1.0, BETA, 1.0], graphs=True, **SETTINGS)
+    assert watched == [(3, 16), (3, 16), (3, 8)] * 4
+    assert histories[0].loss != histories[2].loss
 
 
 @pytest.mark.parametrize(
@@ -221,32 +261,12 @@ def test_windows_paired_anew_are_where_the_old_ones_were(paired):
 # ---------------------------------------------------------------------------- recording
 
 
-class Samples:
-    """What `fit` reads."""
-
-    def __init__(self, n=40):
-        generator = torch.Generator().manual_seed(0)
-        self.x = [torch.poisson(torch.ones(n, f), generator=generator) for f in FEATURES]
-
-    def __len__(self):
-        return len(self.x[0])
-
-    def redraw(self, epoch):
-        pass
-
-    def batch(self, index):
-        return [x[index] for x in self.x], torch.ones(len(self.x), len(index), dtype=torch.bool)
-
-
-SETTINGS = {"epochs": 4, "batch_size": 16, "beta": Schedule(0.1, 1.0, 3), "seed": 3}
-
-
 @pytest.mark.parametrize("case", OBJECTIVE_CASES)
 def test_a_prepared_step_learns_what_a_plain_one_does(case):
     """Bit for bit; the last batch of an epoch, of 8 samples, is not replayed."""
     plain, prepared = (make(OBJECTIVE_CASES[case]) for _ in range(2))
     histories = [
-        train.fit(vae, Samples(), **SETTINGS, graphs=graphs, progress=False)
+        train.fit(vae, Samples(), beta=BETA, graphs=graphs, **SETTINGS)
         for vae, graphs in ((plain, False), (prepared, True))
     ]
     for name, value in plain.state_dict().items():
@@ -298,8 +318,8 @@ def test_bfloat16_is_of_the_networks_alone():
     losses = {}
     for precision in ("fp32", "bf16"):
         vae = make(Watched, transform="sqrt")
-        settings = {**SETTINGS, "precision": precision, "progress": False}
-        losses[precision] = np.array(train.fit(vae, Samples(), **settings).loss)
+        history = train.fit(vae, Samples(), beta=BETA, precision=precision, **SETTINGS)
+        losses[precision] = np.array(history.loss)
         assert {p.dtype for p in vae.parameters()} == {torch.float32}
     assert set(seen) == {(torch.float32, torch.float32)}
     assert not np.array_equal(losses["fp32"], losses["bf16"])
