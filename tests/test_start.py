@@ -3,6 +3,7 @@ import pytest
 import torch
 
 import neuroshare as ns
+from neuroshare import start
 from neuroshare.start import code_gains
 from neuroshare.vae.objectives import MMVM
 
@@ -71,3 +72,14 @@ def test_learned_gains_make_imputation_better_than_plain_mean_codes():
 def test_how_codes_combine_is_checked(combine):
     with pytest.raises(ValueError, match="'combine' parameter of mmvm"):
         MMVM(combine=combine)
+
+
+def test_many_subjects_start_where_few_would(monkeypatch):
+    paired = simulated(1.0, subjects=5)
+    root = dict.fromkeys(paired.subjects, True)
+    dense = start.linear_starts(paired, 3, root)
+    monkeypatch.setattr(start, "_MANY_UNITS", 0)
+    many = start.linear_starts(paired, 3, root)
+    for name in paired.subjects:
+        np.testing.assert_allclose(many[name].weights, dense[name].weights, atol=1e-6)
+        np.testing.assert_allclose(many[name].readout, dense[name].readout, atol=1e-6)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.linalg import eigh
+from scipy.linalg import cholesky, eigh, solve_triangular
+from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.base import BaseEstimator
 from sklearn.utils.extmath import randomized_svd
 from sklearn.utils.validation import check_is_fitted
@@ -574,10 +575,7 @@ def mcca(covariance: dict[tuple[str, str], Array], k: int, ridge: float) -> dict
     names, full, cuts = _blocks(covariance)
     within = np.zeros_like(full)
     for name, index in zip(names, np.split(np.arange(len(full)), cuts), strict=True):
-        own = covariance[name, name]
-        level = np.trace(own) / len(own)
-        block = own + (ridge * level + max(1e-8 * level, _TOLERANCE)) * np.eye(len(own))
-        within[np.ix_(index, index)] = block
+        within[np.ix_(index, index)] = _regularised(covariance[name, name], ridge)
         full[np.ix_(index, index)] = 0
     if k > len(full):
         raise ValueError(
@@ -588,6 +586,47 @@ def mcca(covariance: dict[tuple[str, str], Array], k: int, ridge: float) -> dict
     vectors = vectors[:, ::-1]
     vectors = vectors * np.sign(vectors.sum(axis=0))
     return dict(zip(names, np.split(vectors, cuts), strict=True))
+
+
+def mcca_of_means(
+    means: dict[str, Array], own: dict[str, Array], k: int, ridge: float
+) -> dict[str, Array]:
+    """`mcca` for many subjects, in time and memory linear in their number.
+
+    Covariances between subjects are those of their condition-by-time means, (cell, unit), and so
+    have few dimensions: the matrix of all of them is applied to vectors without being made.
+    """
+    names = list(means)
+    n_cells = len(means[names[0]])
+    roots = {name: cholesky(_regularised(own[name], ridge), lower=True) for name in names}
+    # Means in coordinates in which every regularised covariance is the identity.
+    white = {n: solve_triangular(roots[n], means[n].T, lower=True).T for n in names}
+    cuts = np.cumsum([white[name].shape[1] for name in names])
+
+    def between(vector: Array) -> Array:
+        parts = dict(zip(names, np.split(vector.ravel(), cuts[:-1]), strict=True))
+        images = {name: white[name] @ parts[name] for name in names}
+        total = np.sum(list(images.values()), axis=0)
+        others = [white[name].T @ (total - images[name]) for name in names]
+        return np.concatenate(others) / n_cells
+
+    size = int(cuts[-1])
+    operator = LinearOperator((size, size), matvec=between, dtype=np.float64)
+    start = np.random.default_rng(0).normal(size=size)
+    values, vectors = eigsh(operator, k=k, which="LA", v0=start, tol=1e-10)
+    found = np.split(vectors[:, np.argsort(values)[::-1]], cuts[:-1])
+    maps = {
+        name: solve_triangular(roots[name], part, lower=True, trans="T")
+        for name, part in zip(names, found, strict=True)
+    }
+    sign = np.sign(np.sum([part.sum(axis=0) for part in maps.values()], axis=0))
+    return {name: part * sign for name, part in maps.items()}
+
+
+def _regularised(own: Array, ridge: float) -> Array:
+    level = np.trace(own) / len(own)
+    regularised: Array = own + (ridge * level + max(1e-8 * level, _TOLERANCE)) * np.eye(len(own))
+    return regularised
 
 
 def _srm(covariance: dict[tuple[str, str], Array], k: int) -> dict[str, Array]:

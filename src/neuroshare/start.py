@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroshare.linear import LinearAlignment, Method, mcca
+from neuroshare.linear import LinearAlignment, Method, mcca, mcca_of_means
 from neuroshare.recordings.binning import in_chunks
 from neuroshare.recordings.pairing import PairedWindows
 
 Array = NDArray[np.float64]
 _TOLERANCE = 1e-10
+_MANY_UNITS = 1000
+"""Of all subjects together; the matrix of their covariances is not made beyond."""
 
 
 @dataclass(frozen=True)
@@ -267,6 +269,14 @@ def _aligned(
     moments: dict[str, _Moments], scale: dict[str, Array], k: int, ridge: float
 ) -> dict[str, Array]:
     """MCCA of all features, between condition-by-time means; maps of unscaled features."""
+    n_units = sum(len(found.second) for found in moments.values())
+    if n_units > _MANY_UNITS and all(found.seen.all() for found in moments.values()):
+        means = {
+            n: (found.means / scale[n]).reshape(-1, len(found.second))
+            for n, found in moments.items()
+        }
+        own = {n: found.second / np.outer(scale[n], scale[n]) for n, found in moments.items()}
+        return _unscaled(mcca_of_means(means, own, k, ridge), moments, scale)
     covariance = {}
     for a, one in moments.items():
         covariance[a, a] = one.second / np.outer(scale[a], scale[a])
@@ -276,7 +286,13 @@ def _aligned(
                 ma, mb = one.means[both] / scale[a], other.means[both] / scale[b]
                 n = max(both.sum() * ma.shape[1], 1)
                 covariance[a, b] = np.einsum("csu,csv->uv", ma, mb, optimize=True) / n
-    maps = mcca(covariance, k, ridge)
+    return _unscaled(mcca(covariance, k, ridge), moments, scale)
+
+
+def _unscaled(
+    maps: dict[str, Array], moments: dict[str, _Moments], scale: dict[str, Array]
+) -> dict[str, Array]:
+    """Maps of features as they are, to codes of unit variance."""
     for name, found in moments.items():
         maps[name] = maps[name] / scale[name][:, None]
         variance = np.einsum("uk,uv,vk->k", maps[name], found.covariance, maps[name], optimize=True)
