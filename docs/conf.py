@@ -17,6 +17,7 @@ extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosumma
 exclude_patterns = ["_build", "conf.py", "**/*.ipynb"]
 templates_path = ["_templates"]
 default_role = "py:obj"
+smartquotes = False  # messages and options are shown as they are
 
 html_theme = "furo"
 html_title = f"neuroshare {version}"
