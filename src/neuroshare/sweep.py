@@ -89,9 +89,9 @@ def sweep(
         Threads of one run. With the same number the table is the same wherever it was executed on
         a CPU.
     stacked
-        How many runs are fitted at once, see `fit_together`; ``"auto"``: 32 on a GPU, elsewhere
-        one, which is faster there. Batches and noise are drawn for all of them, so that a run
-        then depends on which others it was fitted with.
+        How many runs are fitted at once, see `neuroshare.model.fit_together`; ``"auto"``: 32 on a
+        GPU, elsewhere one. Batches and noise are drawn for all of them together, so that a run
+        depends on which others it was fitted with.
     progress
         Show a progress bar over runs.
 

