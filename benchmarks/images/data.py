@@ -250,7 +250,7 @@ def read_image(path: Path, side: int, crop: int | None = None, mode: str = "RGB"
     crop = min(crop or min(width, height), width, height)
     left, top = (width - crop) // 2, (height - crop) // 2
     box = (left, top, left + crop, top + crop)
-    small = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    small = image.crop(box).resize((side, side), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(small).copy()).flatten()
 
 

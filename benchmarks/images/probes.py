@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
 from tqdm.auto import tqdm
@@ -46,19 +46,29 @@ def metrics(logits: Tensor, labels: Tensor) -> dict[str, float | list[float | No
     else:
         truth = labels.double()
         right = ((logits > 0) == (truth == 1))[~truth.isnan()].double()
-    result: dict[str, float | list[float | None]] = {"accuracy": float(right.mean())}
     scores, answers = logits.double().cpu().numpy(), truth.cpu().numpy()
-    for name, score in (("average_precision", average_precision_score), ("auroc", roc_auc_score)):
-        each: list[float | None] = []
-        for label in range(logits.shape[1]):
-            known = ~np.isnan(answers[:, label])
-            answer = answers[known, label]
-            both = known.any() and answer.min() < answer.max()
-            each.append(float(score(answer, scores[known, label])) if both else None)
-        present = [value for value in each if value is not None]
-        result[f"{name}_per_label"] = each
+    each: list[tuple[float | None, float | None]] = []
+    for score, answer in zip(scores.T, answers.T, strict=True):
+        known = ~np.isnan(answer)
+        both = known.any() and answer[known].min() < answer[known].max()
+        each.append(_ranking(score[known], answer[known]) if both else (None, None))
+    result: dict[str, float | list[float | None]] = {"accuracy": float(right.mean())}
+    for name, values in zip(("average_precision", "auroc"), zip(*each, strict=True), strict=True):
+        present = [value for value in values if value is not None]
+        result[f"{name}_per_label"] = list(values)
         result[name] = float(np.mean(present)) if present else math.nan
     return result
+
+
+def _ranking(score: NDArray[np.float64], answer: NDArray[np.float64]) -> tuple[float, float]:
+    """Average precision and AUROC of one label; samples of one score are taken at once."""
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.diff(score[order]) != 0, True)
+    hits = np.append(0, np.cumsum(answer[order])[last])
+    taken = np.append(0, np.flatnonzero(last) + 1)
+    recall, misses = hits / hits[-1], taken - hits
+    precision = float(np.sum(np.diff(recall) * hits[1:] / taken[1:]))
+    return precision, float(np.trapezoid(recall, misses / misses[-1]))
 
 
 class LinearProbe:
@@ -188,11 +198,15 @@ def codes(vae: MultimodalVAE, samples: Samples) -> Tensor:
     return torch.cat([vae.latents(samples.batch(part)[0]) for part in index.split(BATCH)], dim=1)
 
 
-def probe(vae: MultimodalVAE, train: Samples, part: Samples, n_labels: int) -> list[dict]:
-    """Linear probes of every modality's own code, fitted on training samples."""
+def fit_probes(vae: MultimodalVAE, train: Samples, n_labels: int) -> list[LinearProbe]:
+    """Linear probes of every modality's own code."""
+    return [LinearProbe(z, train.labels, n_labels) for z in codes(vae, train)]
+
+
+def score_probes(probes: list[LinearProbe], vae: MultimodalVAE, part: Samples) -> list[dict]:
+    """Metrics of every modality's probe on other samples."""
     return [
-        metrics(LinearProbe(fitted, train.labels, n_labels)(held), part.labels)
-        for fitted, held in zip(codes(vae, train), codes(vae, part), strict=True)
+        metrics(fitted(z), part.labels) for fitted, z in zip(probes, codes(vae, part), strict=True)
     ]
 
 
@@ -251,7 +265,7 @@ def generation(
 
 
 def summary(scores: dict, metric: str) -> dict[str, float]:
-    """The headlines of `probe` and `generation`: means over modalities or pairs of them."""
+    """The headlines of `score_probes` and `generation`: means over modalities or pairs of them."""
     coherence = np.array([[pair[metric] for pair in row] for row in scores["coherence"]])
     frechet = np.array(scores["frechet"])
     across = ~np.eye(len(coherence), dtype=bool)

@@ -22,10 +22,11 @@ import neuroshare
 from benchmarks.images.data import Dataset, Samples
 from benchmarks.images.networks import Classifier, Decoder, Encoder
 from benchmarks.images.probes import (
+    fit_probes,
     generate,
     generation,
-    probe,
     score_classifiers,
+    score_probes,
     summary,
     train_classifiers,
 )
@@ -94,6 +95,7 @@ def run(
         If a file in `out` is of a run with other settings.
     """
     preset, place, dataset = prepare(suite, preset_name, folder, out, device)
+    source = _provenance(place)  # of the code as it was loaded
     description = _settings(preset, dataset)
     stem = f"{suite.name}-{preset_name}"
     classifiers = train_classifiers(
@@ -118,7 +120,8 @@ def run(
                 suite, preset, dataset, classifiers, objective, beta, seed, place, path, progress
             )
             named = {"suite": suite.name, "preset": preset_name, "objective": objective}
-            _write(path, {**named, "beta": beta, "seed": seed, "settings": description, **result})
+            named |= {"beta": beta, "seed": seed, "settings": description}
+            _write(path, named | result | source)
             path.with_suffix(".checkpoint.safetensors").unlink(missing_ok=True)
     return paths
 
@@ -226,11 +229,11 @@ def _fit_and_score(
         "fit_cpu_seconds": time.process_time() - used,
     }
     scores = {}
-    probed = dataset.train.head(preset.n_probe)
+    probes = fit_probes(vae, dataset.train.head(preset.n_probe), len(dataset.labels))
     for name in ("validation", "test"):
         part = getattr(dataset, name)
         scores[name] = {
-            "probe": probe(vae, probed, part, len(dataset.labels)),
+            "probe": score_probes(probes, vae, part),
             **generation(vae, dataset, part, classifiers),
         }
     _keep_samples(vae, dataset, path.with_suffix(".npz"))
@@ -243,7 +246,6 @@ def _fit_and_score(
         "test": summary(scores["test"], suite.metric),
         "test_in_full": scores["test"],
         "texts": _texts(vae, dataset),
-        **_provenance(device),
     }
 
 
