@@ -4,7 +4,8 @@
 fits two simulated animals, each way in a process of its own, and prints the peak of what the
 process allocates (anonymous memory; pages of mapped files are the system's to take back) above what
 it held after its imports. ``budget`` runs under a hard limit of that memory (Linux, RLIMIT_DATA),
-smaller than the counts. All ways must give the same latents, to the last bit.
+smaller than the counts. All ways must give the same latents, to the last bit. At last the number of
+trials grows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import numpy as np
 import pandas as pd
 
 SUBJECTS, UNITS, TRIALS, SECONDS, BIN_SIZE, RATE = ("a", "b"), 256, 80, 200.0, 0.01, 1.0
+LENGTHS = (40, 80, 160)  # trials
 BUDGET_MIB = 512
 WAYS = {
     "in memory": {"cache": False, "bytes": None, "budget": False},
@@ -37,20 +39,15 @@ WAYS = {
 }
 
 
-def recording(name: str):
+def recording(name: str, n_trials: int):
     import neuroshare as ns
 
     rng = np.random.default_rng([0, ord(name)])
-    length = TRIALS * SECONDS
+    length = n_trials * SECONDS
     spikes = [np.sort(rng.uniform(0, length, int(RATE * length))) for _ in range(UNITS)]
-    onset = SECONDS * np.arange(TRIALS)
-    trials = pd.DataFrame(
-        {
-            "start_time": onset,
-            "stop_time": onset + SECONDS,
-            "side": ["left", "right"] * (TRIALS // 2),
-        }
-    )
+    onset = SECONDS * np.arange(n_trials)
+    side = ["left", "right"] * (n_trials // 2)
+    trials = pd.DataFrame({"start_time": onset, "stop_time": onset + SECONDS, "side": side})
     return ns.Session(name, spikes, trials=trials)
 
 
@@ -85,7 +82,7 @@ class Peak:
         return self.highest - self.before
 
 
-def one(way: str, folder: str) -> dict[str, object]:
+def one(way: str, folder: str, n_trials: int) -> dict[str, object]:
     import neuroshare as ns
 
     settings = WAYS[way]
@@ -95,7 +92,7 @@ def one(way: str, folder: str) -> dict[str, object]:
     model = ns.SharedLatentModel(
         epochs=2, hidden=(16,), latent_dim=2, batch_size=512, device="cpu", progress=False
     )
-    result: dict[str, object] = {"way": way}
+    result: dict[str, object] = {"way": way, "trials": n_trials}
     if settings["budget"]:
         allowed = int((memory("VmData") + BUDGET_MIB) * 2**20)
         resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
@@ -104,7 +101,7 @@ def one(way: str, folder: str) -> dict[str, object]:
             began = time.perf_counter(), time.process_time()
             counts = {
                 name: ns.bin_spikes(
-                    recording(name),
+                    recording(name, n_trials),
                     span=(0.0, SECONDS),
                     bin_size=BIN_SIZE,
                     cache=folder if settings["cache"] else None,
@@ -133,39 +130,46 @@ def one(way: str, folder: str) -> dict[str, object]:
     return result
 
 
+def apart(way: str, folder: str, n_trials: int) -> dict[str, object]:
+    """One way in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.streaming", "--way", way, "--folder", folder]
+    printed = subprocess.run(
+        [*command, "--trials", str(n_trials)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    ).stdout
+    result: dict[str, object] = json.loads(printed.splitlines()[-1])
+    print(result, flush=True)
+    return result
+
+
+def lengths() -> list[dict[str, object]]:
+    found = []
+    for n_trials in LENGTHS:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(apart("mapped, gathered from the file", folder, n_trials))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/streaming.json"))
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--trials", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.way:
-        print(json.dumps(one(arguments.way, arguments.folder)))
+        print(json.dumps(one(arguments.way, arguments.folder, arguments.trials)))
         return
     runs: dict[str, list[dict[str, object]]] = {way: [] for way in WAYS}
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     for _ in range(arguments.repeats):
         # The first way that maps writes the counts, the others find them.
         with tempfile.TemporaryDirectory() as folder:
             for way in WAYS:
-                printed = subprocess.run(
-                    [
-                        sys.executable,
-                        "-m",
-                        "benchmarks.streaming",
-                        "--way",
-                        way,
-                        "--folder",
-                        folder,
-                    ],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                    env=environment,
-                ).stdout
-                runs[way].append(json.loads(printed.splitlines()[-1]))
-                print(runs[way][-1], flush=True)
+                runs[way].append(apart(way, folder, TRIALS))
     ended = {run["latents"] for several in runs.values() for run in several if "latents" in run}
     document = {
         "what": f"{len(SUBJECTS)} subjects x {TRIALS} trials x {UNITS} units x "
@@ -175,6 +179,7 @@ def main() -> None:
         "device": f"{platform.machine()} CPU, one thread",
         "repeats": arguments.repeats,
         "runs": runs,
+        "lengths": lengths(),
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
