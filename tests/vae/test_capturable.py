@@ -5,6 +5,7 @@ on the CPU under a watch that refuses what would make a GPU wait or have a shape
 """
 
 import copy
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from neuroshare.recordings.binning import bin_spikes
 from neuroshare.recordings.pairing import pair_subjects
 from neuroshare.recordings.simulate import simulate_sessions
 from neuroshare.resident import ResidentWindows
-from neuroshare.vae import train
+from neuroshare.vae import step, train
 from neuroshare.vae.likelihoods import LIKELIHOODS, Categorical, make_likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.networks import Decoder, Encoder
@@ -279,21 +280,48 @@ def test_a_step_is_called_to_warm_up_then_recorded_once_then_replayed(monkeypatc
     done = []
     static = torch.zeros(3, dtype=torch.long)
 
-    def recorded(self):
+    def recorded(call, device):
         done.append("record")
-        return lambda: done.append(("replay", self.index.tolist()))
+        return lambda: done.append(("replay", static.tolist()))
 
-    monkeypatch.setattr(RecordedStep, "_recorded", recorded)
-    step = RecordedStep(lambda index: done.append(("call", index.tolist())), static)
+    monkeypatch.setattr(step, "_recorded", recorded)
+    repeated = RecordedStep(lambda index: done.append(("call", index.tolist())), static)
     for i in range(WARM_UP + 2):
-        step(torch.full((3,), i))
-    step(torch.tensor([7, 7]))
+        repeated(torch.full((3,), i))
+    repeated(torch.tensor([7, 7]))
     assert done == [
         *[("call", [i] * 3) for i in range(WARM_UP)],
         "record",
         *[("replay", [WARM_UP + i] * 3) for i in range(2)],
         ("call", [7, 7]),
     ]
+
+
+def test_a_step_that_waits_is_not_recorded_but_done(monkeypatch):
+    """As with an objective of one's own that reads a number."""
+    done, strict = [], []
+
+    @contextmanager
+    def refusing(device):
+        strict.append(True)
+        yield
+        strict.clear()
+
+    def waits(index):
+        if strict:
+            strict.clear()
+            raise RuntimeError("called a synchronizing CUDA operation")
+        done.append(index.tolist())
+
+    monkeypatch.setattr(step, "_refusing_to_wait", refusing)
+    monkeypatch.setattr(step, "_recorded", None)  # which is not called
+    repeated = RecordedStep(waits, torch.zeros(2, dtype=torch.long))
+    for i in range(WARM_UP - 1):
+        repeated(torch.tensor([i, i]))
+    with pytest.warns(UserWarning, match="not recorded as a CUDA graph.*synchronizing"):
+        repeated(torch.tensor([7, 7]))
+    repeated(torch.tensor([8, 8]))
+    assert done == [*([i, i] for i in range(WARM_UP - 1)), [7, 7], [8, 8]]
 
 
 def test_precision_is_as_it_was_after_a_fit():

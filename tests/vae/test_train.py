@@ -333,7 +333,7 @@ def test_a_checkpoint_is_written_whole_and_leaves_nothing_beside_it(tmp_path, mo
     def fails(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(train, "save_file", fails)
+    monkeypatch.setattr("os.replace", fails)
     with pytest.raises(OSError, match="disk full"):
         fit(make(), Data(), **SETTINGS, checkpoint=tmp_path / "deep" / "other")
     assert path.read_bytes() == before

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import EllipsisType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -54,12 +55,15 @@ def adam(
     parameters: Iterable[Tensor], lr: float, weight_decay: float, device: torch.device
 ) -> torch.optim.Optimizer:
     """Adam, or AdamW where weights decay, in one kernel; a GPU counts the steps itself."""
-    on_device = device.type == "cuda"
-    if weight_decay:
-        return torch.optim.AdamW(
-            parameters, lr, weight_decay=weight_decay, fused=True, capturable=on_device
-        )
-    return torch.optim.Adam(parameters, lr, fused=True, capturable=on_device)
+    settings: dict[str, Any] = {"lr": lr, "fused": True, "capturable": device.type == "cuda"}
+    optimizer = (
+        torch.optim.AdamW(parameters, weight_decay=weight_decay, **settings)
+        if weight_decay
+        else torch.optim.Adam(parameters, **settings)
+    )
+    # It would warn of the steps before a recording, which are not recorded.
+    optimizer._warned_capturable_if_run_uncaptured = True
+    return optimizer
 
 
 class Sums:
@@ -103,7 +107,8 @@ class RecordedStep:
     A replay runs the same kernels on the same memory without any Python in between. So the function
     must have static shapes, wait for nothing, and keep what changes between calls in tensors that
     stay where they are. Random numbers go on as if it had been called: CUDA graphs advance the
-    default generator of their device.
+    default generator of their device. A function that waits is found out before it is recorded, and
+    then called as it is, with a warning.
 
     Elsewhere than on CUDA nothing is recorded, and the function is called on the static index.
 
@@ -127,30 +132,70 @@ class RecordedStep:
             self.function(index)
             return
         self.index.copy_(index)
-        if self._n_calls < WARM_UP:
-            self._n_calls += 1
-            self._warm_up()
-            return
-        if self._replay is None:
-            self._replay = self._recorded()
-        self._replay()
+        self._n_calls += 1
+        if self._replay is not None:
+            self._replay()
+        elif self._n_calls < WARM_UP:
+            with _aside(self.index.device):
+                self._call()
+        elif self._n_calls == WARM_UP:
+            self._rehearse()
+        else:
+            self._replay = _recorded(self._call, self.index.device)
+            self._replay()
 
-    def _warm_up(self) -> None:
-        if self.index.device.type != "cuda":
-            self.function(self.index)
-            return
-        # Not on the stream of the others: what a recording meets must not belong to it.
-        device = self.index.device
-        usual, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-        aside.wait_stream(usual)
-        with torch.cuda.stream(aside):
-            self.function(self.index)
-        usual.wait_stream(aside)
+    def _call(self) -> None:
+        self.function(self.index)
 
-    def _recorded(self) -> Callable[[], None]:
-        if self.index.device.type != "cuda":
-            return lambda: self.function(self.index)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.index.device), torch.cuda.graph(graph):
-            self.function(self.index)
-        return graph.replay
+    def _rehearse(self) -> None:
+        """Call the function as for a recording, whose failure would leave the device unusable."""
+        try:
+            with _aside(self.index.device), _refusing_to_wait(self.index.device):
+                self._call()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            warnings.warn(
+                "the training step waits for the device, so it is not recorded as a CUDA graph and "
+                f"takes longer: {error}",
+                stacklevel=2,
+            )
+            self._replay = self._call
+            self._call()
+
+
+@contextmanager
+def _aside(device: torch.device) -> Iterator[None]:
+    """Work on a stream of its own, as what is to be recorded must before it is."""
+    if device.type != "cuda":
+        yield
+        return
+    usual, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    aside.wait_stream(usual)
+    with torch.cuda.stream(aside):
+        yield
+    usual.wait_stream(aside)
+
+
+@contextmanager
+def _refusing_to_wait(device: torch.device) -> Iterator[None]:
+    """Raise RuntimeError where the host would wait for the device."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def _recorded(call: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """Record a call, which is thereby not done yet, and give what does it."""
+    if device.type != "cuda":
+        return call
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph):
+        call()
+    return graph.replay

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).parents[1]
+from benchmarks import gpu
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -29,10 +31,7 @@ def test_the_command_writes_all_its_figures_without_a_gpu(tmp_path):
     ]  # fmt: skip
 
 
-def test_the_bound_counts_the_products_of_an_epoch(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))
-    from benchmarks import gpu
-
+def test_the_bound_counts_the_products_of_an_epoch():
     data = gpu.windows(gpu.TINY, torch.device("cpu"))
     with FlopCounterMode(display=False) as counter:
         gpu.fit(gpu.make(data, "mmvm", 0), data, epochs=1, batch_size=48, progress=False)
