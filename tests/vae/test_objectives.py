@@ -751,11 +751,33 @@ def test_a_rule_is_made_by_name_or_taken_as_it_is():
         (lambda: MMVM(cross=-0.1), r"'cross'.*\[0, 1\]. Got -0.1"),
         (lambda: MoE(n_importance=0), r"n_importance >= 1. Got 0"),
         (lambda: MMVAEPlus(private_dim=0), r"private_dim >= 1. Got 0"),
+        (lambda: MMVM(bound="mixture", n_partners=0), r"'n_partners'.*at least 1.*Got 0"),
+        (lambda: MMVM(n_partners=2), r"'n_partners'.*needs bound='mixture'.*Got 2"),
+        (lambda: MMVM(combine="median"), r"'combine'.*'mixture' or 'mean'. Got 'median'"),
+        (lambda: MMVM(private_beta=-0.1), r"private_beta >= 0.*and -0.1"),
     ],
 )
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MMVAEPlus(private_dim=1),
+        lambda: MMVM(bound="mixture", n_partners=1),
+        lambda: MMVM(prior_weight=0.0, private_dim=0, private_beta=0.0, cross=0.0),
+        lambda: MMVM(prior_weight=1.0, cross=1.0),
+        lambda: MoE(n_importance=1),
+    ],
+)
+def test_settings_at_the_ends_of_their_ranges_are_taken(make, toy):
+    objective = make()
+    objective.build(M, L)
+    elbo = objective.double().loss(toy.q, EVERYONE, toy.log_lik)
+    assert elbo.log_lik.shape == (M, S)
+    assert torch.isfinite(elbo.rate).all()
 
 
 def test_the_abstract_rule_cannot_be_made():
