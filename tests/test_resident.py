@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import neuroshare as ns
 from neuroshare.recordings import binning
@@ -144,3 +145,28 @@ def test_chunks_change_nothing(counts, monkeypatch):
         model = ns.SharedLatentModel(**settings).fit(train)
         latents.append(model.transform(test).values)
     np.testing.assert_allclose(*latents, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_said_of_mapped_counts_is_what_is_said_of_counts_in_memory(
+    counts, sessions, tmp_path
+):
+    # Unsigned bytes wrap where somebody subtracts them.
+    mapped = {
+        name: ns.bin_spikes(session, span=(-0.1, 0.4), cache=tmp_path)
+        for name, session in sessions.items()
+    }
+    model = ns.LinearAlignment("mcca", latent_dim=2)
+    found = []
+    for kept in (counts, mapped):
+        train, test = pair(kept)
+        model.fit(train)
+        found.append(
+            [
+                ns.separation(model.transform(train), model.transform(test)),
+                ns.imputation_scores(model, train, test, n_bootstraps=0),
+                ns.residuals(model, test),
+                ns.leakage_report(train.select(["mitt", "barat"]), n_folds=2),
+            ]
+        )
+    for one, other in zip(*found, strict=True):
+        xr.testing.assert_allclose(one, other, rtol=1e-9)
