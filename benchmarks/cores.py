@@ -1,10 +1,10 @@
 """Eight equal models, one after another on one thread and in two processes; and a lost worker.
 
 ``python -m benchmarks.cores [--repeats 3] [--out benchmarks/results/cores.json]`` prints JSON: wall
-and CPU-seconds of the same sweep in turn, the processes having imported what they need, the ratio of
-the walls, and whether the tables are equal to the last bit. With Dask the sweep also runs on a local
-cluster of two processes, of which one is killed when three of the eight results are there. Other
-work on the machine spoils the ratio.
+and CPU-seconds of the same sweep in turn, after the start of the processes, the ratio
+of the walls, and whether the tables are equal to the last bit. With Dask the sweep also runs on a
+local cluster of two processes, of which one is killed when three of the eight results are there.
+Other work on the machine spoils the ratio.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import os
 import platform
 import signal
 import statistics
+import subprocess
 import tempfile
 import threading
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 # Before numpy and torch: what is not asked for starts no threads.
@@ -104,6 +106,11 @@ def with_a_lost_worker(data):
         return table, {"wall_s": seconds, "results_when_killed": len(there), "killed": gone}
 
 
+def commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
@@ -121,6 +128,8 @@ def main() -> None:
     document = {
         "what": f"{MODELS} models of 5 simulated rats, {SETTINGS}",
         "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in ("torch", "numpy", "joblib")},
+        "commit": commit(),
         "runs": runs,
         "throughput_ratio": walls["one after another"] / walls["two processes"],
         "same_tables": all(table.equals(tables[0]) for table in tables),

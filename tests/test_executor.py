@@ -1,6 +1,5 @@
 import os
 import signal
-import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -49,8 +48,10 @@ def always_deadly(data, item):
 
 
 def slow(data, item):
+    with open(data["log"], "a") as log:
+        log.write(f"{item}\n")
     time.sleep(0.3)
-    return item, os.getpid()
+    return item
 
 
 def mapped_sum(data, item):
@@ -229,12 +230,16 @@ def test_dask_tasks_have_one_thread_and_their_errors_are_raised(client):
 
 
 @pytest.mark.slow
-def test_a_killed_dask_worker_loses_nothing(client):
+def test_a_killed_dask_worker_loses_nothing(client, tmp_path):
     (victim, _) = client.run(os.getpid).values()
-    killer = threading.Timer(0.5, os.kill, (victim, signal.SIGKILL))
-    killer.start()
-    found = collected(slow, {}, list(range(12)), client)
-    killer.join()
-    assert [item for item, _ in found] == list(range(12))
+    data, items, ended = {"log": str(tmp_path / "log")}, list(range(20)), []
+    for position, result in run_each(slow, data, items, client):
+        assert result == position
+        ended.append(result)
+        if len(ended) == 10:
+            os.kill(victim, signal.SIGKILL)
+    assert sorted(ended) == items
+    # Only what the victim had in hand, and what it had just ended, is done again.
+    assert len((tmp_path / "log").read_text().split()) <= len(items) + 3
     client.wait_for_workers(2)
     assert victim not in client.run(os.getpid).values()

@@ -157,18 +157,22 @@ def _outcomes(
         # A scheduler that knows tasks by their arguments would remember the loss instead.
         submit = partial(submit, pure=False)
     ended: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    futures = [submit(work, data, position, item) for position, item in left.items()]
+    futures = (submit(work, data, position, item) for position, item in left.items())
+    waiting = {id(future): future for future in futures}
     try:
-        for future in futures:
+        for future in waiting.values():
             future.add_done_callback(ended.put)
-        for _ in futures:
+        while waiting:
+            future = ended.get()
             try:
-                outcome = ended.get().result()
+                outcome = future.result()
             except Exception as error:
                 outcome = _Lost(error)
+            # A cluster would compute a result again whose worker is lost while it is held here.
+            del waiting[id(future)], future
             yield outcome
     finally:
-        for future in futures:
+        for future in waiting.values():
             future.cancel()
 
 
