@@ -15,6 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 PANELS = {"probe": "linear probe", "coherence": "coherence"}
 """Scores of the scatter, over the reconstruction error."""
@@ -152,6 +153,7 @@ def scatter(runs: list[Run], title: str) -> Figure:
                     "", stop, start, arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.2}
                 )
         axis.set(xlabel="reconstruction error, joint", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(f"{title}: {runs[0]['metric'].replace('_', ' ')}, test samples", fontsize=10)
