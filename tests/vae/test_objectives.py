@@ -854,3 +854,57 @@ def test_a_ninth_rule_trains_and_imputes_without_any_change_of_the_package():
     observed = torch.tensor([[True], [False]]).expand(2, 256)
     imputed = vae.impute(x, observed, target=1).detach()
     assert (imputed - x[1]).square().mean() < 0.5 * x[1].square().mean()
+
+
+# ---------------------------------------------------------------------------- what rules say
+
+
+def test_only_rules_that_share_nothing_and_those_without_a_prior_say_so():
+    assert {name for name, rule in OBJECTIVES.items() if not rule.shares} == {
+        "independent",
+        "autoencoder",
+    }
+    assert {name for name, rule in OBJECTIVES.items() if not rule.has_prior} == {
+        "mmvm",
+        "autoencoder",
+    }
+
+
+def test_an_absent_subject_has_the_mean_shared_code_and_no_private_one(toy):
+    latents = MMVM(private_dim=2).latents(toy.q, SOME)
+    seen = SOME.unsqueeze(-1)
+    mean = (toy.loc * seen).sum(0) / seen.sum(0)
+    for m, s in (~SOME).nonzero().tolist():
+        torch.testing.assert_close(latents[m, s, :-2], mean[s, :-2])
+        assert (latents[m, s, -2:] == 0).all()
+    assert torch.equal(latents[SOME], toy.loc[SOME])
+
+
+@pytest.mark.parametrize("private_dim", [0, 2])
+def test_the_mean_code_is_stretched_as_codes_agree(toy, private_dim):
+    objective = MMVM(combine="mean", private_dim=private_dim)
+    n_shared = L - private_dim
+    eye = torch.eye(n_shared, dtype=torch.float64)
+    objective.build(M, L)
+    n = SOME.sum(0).unsqueeze(-1)
+    mean = (toy.loc * SOME.unsqueeze(-1)).sum(0)[..., :n_shared] / n
+    for target, crossed in ((1.0, 1.0), (1.5, 0.5), (0.7, 0.2)):
+        objective.set_gain(torch.full((n_shared,), target, dtype=torch.float64), eye, crossed * eye)
+        z, weight = objective.imputing(toy.q, SOME)
+        assert (weight == 1).all()
+        # How far the mean of n codes varies: 1/n of one code, the rest of what two share.
+        varies = (1 + (n - 1) * crossed) / n
+        torch.testing.assert_close(z[0, :, :n_shared], mean * target / varies)
+
+
+def test_others_draw_their_private_code_from_its_learned_prior(toy, noise):
+    noise(0.7)
+    objective, fed = made("mmvae_plus 2 private"), []
+    objective.loss(toy.q, EVERYONE, lambda z: fed.append(z) or toy.log_lik(z))
+    private = fed[0][..., -2:]  # (target, source, sample, latent)
+    prior = objective.prior_loc + 0.7 * objective.prior_log_scale.exp()
+    own = (toy.loc + 0.7 * toy.scale)[..., -2:]
+    for target in range(M):
+        for source in range(M):
+            expected = own[target] if source == target else prior[target].expand(S, -1)
+            torch.testing.assert_close(private[target, source], expected)
