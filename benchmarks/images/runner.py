@@ -96,8 +96,6 @@ def run(
     """
     preset, place, dataset = prepare(suite, preset_name, folder, out, device)
     source = _provenance(place)  # of the code as it was loaded
-    # Gradients of confident experts underflow, and a CPU takes ten times as long over such numbers.
-    torch.set_flush_denormal(True)
     description = _settings(preset, dataset)
     stem = f"{suite.name}-{preset_name}"
     classifiers = train_classifiers(
