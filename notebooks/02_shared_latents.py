@@ -78,8 +78,7 @@ plt.show()
 # %%
 some = both.isel(window=both["start"] % 5 == 0)
 placed = ns.embed(some, method="umap", fit_on="train")
-ax = ns.plot_latents(placed.rename(axis="latent"))
-ax.set(xlabel="UMAP 1", ylabel="UMAP 2")
+ns.plot_latents(placed)
 plt.show()
 
 # %% [markdown]

@@ -74,6 +74,12 @@ def test_two_latents_are_drawn_as_they_are():
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("latent 1", "latent 2")
 
 
+def test_embedded_latents_are_drawn_and_named_as_such():
+    placed = make_latents(2).rename(latent="axis")
+    ax = ns.plot_latents(placed)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("UMAP 1", "UMAP 2")
+
+
 def test_latents_may_share_an_axes():
     latents = make_latents(2)
     ax = ns.plot_latents(latents)

@@ -58,7 +58,7 @@ def plot_latents(
         Dims (subject, window, latent), as ``SharedLatentModel.transform`` returns them: the
         conditions in the coordinate that ``latents.attrs["by"]`` names, and ``time`` in seconds.
         Windows of an absent subject are NaN and not drawn. The frame leaves out the outermost
-        points.
+        points. What `embed` returns, (subject, window, axis), is drawn likewise.
     color : {"condition", "subject", "time"}
         What the colour of a point shows.
     ax : matplotlib.axes.Axes, optional
@@ -73,6 +73,9 @@ def plot_latents(
     ValueError
         If dims or coordinates are missing, or `color` is unknown.
     """
+    embedded = "axis" in latents.dims
+    if embedded:
+        latents = latents.rename(axis="latent")
     _require(latents, "plot_latents", dims=("subject", "window", "latent"), coords=("time",))
     if color not in ("condition", "subject", "time"):
         raise ValueError(
@@ -83,6 +86,8 @@ def plot_latents(
     _require(latents, "plot_latents", coords=(by,))
     latents = latents.transpose("subject", "window", "latent")
     points, labels = _project(latents, by)
+    if embedded:
+        labels = (labels[0].replace("latent", "UMAP"), labels[1].replace("latent", "UMAP"))
     if "part" in latents.coords:
         held_out = (latents["part"] != "train").to_numpy()
         points, latents = points[:, held_out], latents.isel(window=held_out)
