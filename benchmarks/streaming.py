@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,11 @@ def lengths() -> list[dict[str, object]]:
     return found
 
 
+def commit() -> str:
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
@@ -177,6 +183,8 @@ def main() -> None:
         "budget_MiB": BUDGET_MIB,
         "same_latents": len(ended) == 1,
         "device": f"{platform.machine()} CPU, one thread",
+        "versions": {name: version(name) for name in ("torch", "numpy", "xarray")},
+        "commit": commit(),
         "repeats": arguments.repeats,
         "runs": runs,
         "lengths": lengths(),
