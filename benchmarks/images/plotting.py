@@ -66,8 +66,8 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
     """The table, to be read."""
     names = ("probe", "coherence", "self_coherence", "joint_error", "self_error", "frechet")
     lines = [
-        f"| objective | beta | {' | '.join(name.replace('_', ' ') for name in names)} |",
-        f"|---|---|{'---|' * len(names)}",
+        f"| objective | beta | seeds | {' | '.join(name.replace('_', ' ') for name in names)} |",
+        f"|---|---|---|{'---|' * len(names)}",
     ]
     for objective, row in rows.items():
         cells = []
@@ -78,7 +78,7 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
             digits = 4 if "error" in name else 0 if name == "frechet" else 2
             low, mean, high = (f"{row[name][key]:.{digits}f}" for key in ("min", "mean", "max"))
             cells.append(f"{mean} ({low}-{high})" if name in PANELS else mean)
-        lines.append(f"| {objective} | {row['beta']:g} | {' | '.join(cells)} |")
+        lines.append(f"| {objective} | {row['beta']:g} | {row['seeds']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
