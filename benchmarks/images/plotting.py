@@ -97,7 +97,7 @@ def summarise(out: Path) -> list[Path]:
             ("samples", samples(runs, chosen, suite)),
         ):
             path = out / f"{stem.name}_{name}.png"
-            figure.savefig(path, dpi=110)
+            figure.savefig(path, dpi=90)
             plt.close(figure)
             written.append(path)
     return written
