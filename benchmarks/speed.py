@@ -5,8 +5,9 @@ latents, networks as wide as their input, MMVM pairwise, float32, one thread) on
 in turn, so that all meet the same machine:
 
 floor
-    The matrix products of one epoch, each shape alone into memory that exists, and one fused Adam
-    over flat parameters. Nothing that multiplies these matrices one after another does less.
+    The matrix products of one epoch in the order of training, with matrices of their own into
+    memory that exists, and one fused Adam over flat parameters. Nothing that multiplies these
+    matrices one after another does less.
 plain loop
     What one would write by hand in PyTorch: one tensor per subject, index batches, fused Adam.
 neuroshare
@@ -182,15 +183,16 @@ def floor(widths, n_batches, batch_size):
     Per subject: four products of a batch with a (d, d) matrix forward, three for the gradients of
     their inputs (the first has no use for it), four for those of the weights.
     """
-    products = []
+    forward, backward = [], []
     for d in widths:
         x, grad, y = (torch.randn(batch_size, d) for _ in range(3))
-        weight, grad_weight = torch.randn(d, d), torch.empty(d, d)
-        products += [
-            *[lambda x=x, w=weight, y=y: torch.mm(x, w.T, out=y)] * 4,
-            *[lambda g=grad, w=weight, y=y: torch.mm(g, w, out=y)] * 3,
-            *[lambda g=grad, x=x, w=grad_weight: torch.mm(g.T, x, out=w)] * 4,
-        ]
+        for layer in range(4):
+            weight, grad_weight = torch.randn(d, d), torch.empty(d, d)
+            forward.append(lambda x=x, w=weight, y=y: torch.mm(x, w.T, out=y))
+            backward.append(lambda g=grad, x=x, w=grad_weight: torch.mm(g.T, x, out=w))
+            if layer:
+                backward.append(lambda g=grad, w=weight, y=y: torch.mm(g, w, out=y))
+    products = [*forward, *reversed(backward)]
     n = sum(4 * d * d for d in widths)
     flat, grad, mean, square = (torch.rand(n) for _ in range(4))
     step = torch.tensor(1.0)
@@ -297,7 +299,7 @@ def ratio(seconds, over, under):
 def main(argv=None):
     parser = argparse.ArgumentParser("python -m benchmarks speed", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=2, help="per round")
+    parser.add_argument("--epochs", type=int, default=4, help="per round")
     parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "speed.json")
     arguments = parser.parse_args(argv)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuroshare.vae.networks import Decoder, Encoder
+from neuroshare.vae.networks import Decoder, Encoder, Layer
 
 
 @pytest.fixture(autouse=True)
@@ -27,25 +27,27 @@ def test_a_decoder_keeps_leading_dims():
 
 
 def layers(module):
-    return [
-        (layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else type(layer)
-        for layer in module
-    ]
+    return [(layer.in_features, layer.out_features, layer.slope) for layer in module]
 
 
 def test_the_papers_network_is_a_setting():
     d, n_latents = 20, 2
     encoder = Encoder(d, n_latents, (d, d), bottleneck=True)
-    assert layers(encoder.body) == [
-        (d, d), nn.LeakyReLU, (d, d), nn.LeakyReLU, (d, n_latents), nn.LeakyReLU,
-    ]  # fmt: skip
-    assert layers([encoder.loc, encoder.log_scale]) == [(n_latents, n_latents)] * 2
+    assert layers(encoder.body) == [(d, d, 0.01), (d, d, 0.01), (d, n_latents, 0.01)]
+    for head in (encoder.loc, encoder.log_scale):
+        assert (head.in_features, head.out_features) == (n_latents, n_latents)
     decoder = Decoder(n_latents, d, (d, d))
     assert layers([*decoder.body, decoder.output]) == [
-        (n_latents, d), nn.LeakyReLU, (d, d), nn.LeakyReLU, (d, d),
+        (n_latents, d, 0.01), (d, d, 0.01), (d, d, 1.0),
     ]  # fmt: skip
-    slopes = {m.negative_slope for m in encoder.modules() if isinstance(m, nn.LeakyReLU)}
-    assert slopes == {0.01}
+
+
+@pytest.mark.parametrize("n_outputs", [5, 400])
+def test_a_layer_is_affine_with_a_leaky_end(n_outputs):
+    layer = Layer(300, n_outputs, 0.01)
+    x = torch.randn(4, 300)
+    expected = nn.functional.leaky_relu(x @ layer.weight.T + layer.bias, 0.01)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_inputs_are_transformed_then_standardised():
@@ -128,3 +130,21 @@ def test_nothing_is_hidden_outside_training():
     encoder = Encoder(12, 3, (8,), dropout=0.9).eval()
     x = counts()
     assert torch.equal(encoder(x)[0], encoder(x)[0])
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.01])
+@pytest.mark.parametrize("shape", [(7,), (2, 7)])
+def test_fused_layers_equal_plain_ones_with_their_gradients(slope, shape):
+    n_inputs, n_outputs = 190, 180
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = Layer(n_inputs, n_outputs, slope)
+        x = torch.randn(*shape, n_inputs, requires_grad=True)
+    found = []
+    for fused in (True, False):
+        layer.fused = fused
+        y = layer(x)
+        assert ("FusedLayer" in type(y.grad_fn).__name__) == fused
+        found.append((y, *torch.autograd.grad(y.square().sum(), [x, layer.weight, layer.bias])))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
