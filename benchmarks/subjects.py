@@ -86,7 +86,10 @@ def plot(results, path):
         x = [int(size) for size in sizes]
         time_axes.plot(x, [row["ms_per_subject_epoch"] for row in sizes.values()], "o-", label=kind)
         memory_axes.plot(x, [row["peak_mib"] for row in sizes.values()], "o-", label=kind)
-    time_axes.set(xscale="log", yscale="log", xlabel="subjects", ylabel="CPU ms per subject, epoch")
+    time_axes.set(xscale="log", xlabel="subjects", ylabel="CPU ms per subject and epoch")
+    top = max(row["ms_per_subject_epoch"] for sizes in results.values() for row in sizes.values())
+    time_axes.set_ylim(0, 1.1 * top)
+    time_axes.minorticks_off()
     memory_axes.set(xlabel="subjects", ylabel="peak memory (MiB)", ylim=(0, None))
     time_axes.set_xticks(x, [str(size) for size in x])
     time_axes.legend()
