@@ -27,6 +27,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(absent)
 
 
+@pytest.fixture(autouse=True)
+def _no_figures_left():
+    """Plots draw into the current Axes, which must not be another test's."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """Folder of the shared recordings; for tests marked `data`."""

@@ -14,8 +14,7 @@ TIMES = np.array([0.05, 0.06, 0.07])
 
 
 @pytest.fixture(autouse=True)
-def _close_figures():
-    yield
+def _no_figures_of_doctests():
     plt.close("all")
 
 
