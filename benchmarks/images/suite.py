@@ -43,6 +43,22 @@ class Preset:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+def smoke(coarsest: int, **arguments: Any) -> Preset:
+    """Seconds on made-up files: one epoch of the smallest networks; `arguments` go to `read`."""
+    size = Size(4, 4, coarsest, 4)
+    return Preset(
+        latent_dim=4,
+        epochs=1,
+        lr=1e-3,
+        betas=(1.0,),
+        size=size,
+        classifier=size,
+        classifier_epochs=1,
+        batch_size=32,
+        arguments=arguments,
+    )
+
+
 @dataclass(frozen=True)
 class Suite:
     """One benchmark: where its data come from, what is scored, and how much is computed.

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.images.data import Dataset, Modality, Samples, View, existing, pixels, read_image
 from benchmarks.images.networks import Size
-from benchmarks.images.suite import Preset, Suite
+from benchmarks.images.suite import Preset, Suite, smoke
 
 NAME = "celeba"
 SIDE, CROP = 64, 148
@@ -144,17 +144,7 @@ SUITE = Suite(
     name=NAME,
     metric="average_precision",
     presets={
-        "smoke": Preset(
-            latent_dim=4,
-            epochs=1,
-            lr=1e-3,
-            betas=(1.0,),
-            size=Size(4, 4, 4, 4),
-            classifier=Size(4, 4, 4, 4),
-            classifier_epochs=1,
-            batch_size=32,
-            arguments={"validation": 0.2, "test": 0.2},
-        ),
+        "smoke": smoke(4, validation=0.2, test=0.2),
         "small": Preset(
             latent_dim=32,
             epochs=40,

@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks.images.data import Dataset, Modality, Samples, existing, pixels, read_image
 from benchmarks.images.networks import Size
-from benchmarks.images.suite import Preset, Suite
+from benchmarks.images.suite import Preset, Suite, smoke
 
 NAME = "mimic_cxr"
 FRONTAL, LATERAL = ("PA", "AP"), ("LATERAL", "LL")
@@ -133,16 +133,7 @@ SUITE = Suite(
     name=NAME,
     metric="auroc",
     presets={
-        "smoke": Preset(
-            latent_dim=4,
-            epochs=1,
-            lr=1e-3,
-            betas=(1.0,),
-            size=Size(4, 4, 4, 4),
-            classifier=Size(4, 4, 4, 4),
-            classifier_epochs=1,
-            batch_size=32,
-        ),
+        "smoke": smoke(4),
         "small": Preset(
             latent_dim=64,
             epochs=5,

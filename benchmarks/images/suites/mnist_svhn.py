@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.images.data import Dataset, Modality, Samples, existing, pixels, read_idx, write_idx
 from benchmarks.images.networks import Size
-from benchmarks.images.suite import Preset, Suite
+from benchmarks.images.suite import Preset, Suite, smoke
 
 NAME = "mnist_svhn"
 MNIST = {"train": "train", "test": "t10k"}
@@ -92,17 +92,7 @@ SUITE = Suite(
     name=NAME,
     metric="accuracy",
     presets={
-        "smoke": Preset(
-            latent_dim=4,
-            epochs=1,
-            lr=1e-3,
-            betas=(1.0,),
-            size=Size(4, 4, 7, 4),
-            classifier=Size(4, 4, 7, 4),
-            classifier_epochs=1,
-            batch_size=64,
-            arguments={"n_validation": 60},
-        ),
+        "smoke": smoke(7, n_validation=60),
         "small": Preset(
             latent_dim=64,
             epochs=3,

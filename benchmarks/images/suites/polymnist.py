@@ -28,7 +28,7 @@ from benchmarks.images.data import (
     write_idx,
 )
 from benchmarks.images.networks import Size
-from benchmarks.images.suite import Preset, Suite
+from benchmarks.images.suite import Preset, Suite, smoke
 
 NAME = "polymnist"
 SIDE = 28
@@ -201,17 +201,7 @@ SUITE = Suite(
     name=NAME,
     metric="accuracy",
     presets={
-        "smoke": Preset(
-            latent_dim=4,
-            epochs=1,
-            lr=1e-3,
-            betas=(1.0,),
-            size=Size(4, 4, 7, 4),
-            classifier=Size(4, 4, 7, 4),
-            classifier_epochs=1,
-            batch_size=64,
-            arguments={"n_modalities": 3, "n_validation": 60, "fresh": True},
-        ),
+        "smoke": smoke(7, n_modalities=3, n_validation=60, fresh=True),
         # Digits lie up to one pixel from the centre and an epoch is 4,000 samples of 30,000: what
         # half a minute of one core can learn.
         "small": Preset(
