@@ -298,7 +298,13 @@ def _run_fit(
 
     config = dataclasses.replace(config, model=_settings_of(model))
     _claim(out, config, overwrite)
-    model.fit(train, validation=config.validation_fraction or None, checkpoint=out / CHECKPOINT)
+    continued = (out / CHECKPOINT).exists()
+    try:
+        model.fit(train, validation=config.validation_fraction or None, checkpoint=out / CHECKPOINT)
+    except ValueError:
+        if not continued:  # these settings cannot be trained: there is nothing to continue
+            _clear(out)
+        raise
     if model.history_.attrs.get("interrupted"):
         raise KeyboardInterrupt
 
