@@ -159,15 +159,17 @@ def code_gains(
             rate[name] = np.sum(cells, axis=(0, 1)) / (found > 0).sum() / z.shape[1]
             counts[name] = cells - (found > 0)[:, None, None] * rate[name]
         n_cells = codes[name].shape[0] * codes[name].shape[1]
+        products = {n: np.einsum("csk,csl->kl", z, z) for n, z in codes.items()}
+        all_codes, all_products, all_spread = (
+            np.sum(list(part.values()), axis=0) for part in (codes, products, spread)
+        )
         for name, start in starts.items():
             weighted = (start.readout * rate[name]) @ start.readout.T
             driven = np.einsum("ku,csu->csk", start.readout, counts[name])
-            others = np.sum([codes[n] for n in codes if n != name], axis=0)
-            each = np.sum(
-                [np.einsum("csk,csl->kl", codes[n], codes[n]) for n in codes if n != name], axis=0
-            )
+            others = all_codes - codes[name]
+            each = all_products - products[name]
             target += np.einsum("csk,csk->k", others, driven) / n_cells
-            single += weighted * np.sum([spread[n] for n in spread if n != name], axis=0)
+            single += weighted * (all_spread - spread[name])
             together = np.einsum("csk,csl->kl", others, others) - each
             crossed += weighted * together / n_cells / max(n_others - 1, 1)
     if n_others == 1:

@@ -55,9 +55,8 @@ def partners(observed: Tensor) -> tuple[Tensor, Tensor]:
     following = twice.flip(0).cummin(0).values.flip(0)[1 : n_modalities + 1]
     partner = torch.empty_like(following)
     partner[order] = order[following % n_modalities]
-    itself = torch.arange(n_modalities, device=observed.device).unsqueeze(1)
     empty = ~observed.any(0)
-    return torch.where(empty, itself, partner), (partner != itself) & ~empty
+    return torch.where(empty, place, partner), (partner != place) & ~empty
 
 
 def kl_standard(q: Normal) -> Tensor:
