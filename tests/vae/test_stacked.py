@@ -60,7 +60,8 @@ def make(objective, seed, hidden=8, dropout=0.2, likelihood=Poisson):
         )
 
 
-SETTINGS = {"epochs": 3, "batch_size": 16, "lr": 1e-2, "seed": 3, "progress": False}
+LR = Schedule(1e-2, 5e-3, 3)
+SETTINGS = {"epochs": 3, "batch_size": 16, "lr": LR, "seed": 3, "progress": False}
 BETAS = [0.1, Schedule(0.1, 1.0, 2), 2.0]
 
 

@@ -118,6 +118,18 @@ def test_beta_follows_its_schedule():
     assert history.beta == pytest.approx([0.1, 0.325, 0.55, 0.775, 1.0, 1.0])
 
 
+def test_the_learning_rate_follows_its_schedule():
+    whole, part = make(), make()
+    fit(whole, Data(), **{**SETTINGS, "lr": Schedule(1e-2, 0.0, 3)})  # nothing is learned after 3
+    fit(part, Data(), **{**SETTINGS, "lr": Schedule(1e-2, 0.0, 3), "epochs": 3})
+    assert_same(whole, part)
+    constant, scheduled = make(), make()
+    fit(constant, Data(), **SETTINGS)
+    fit(scheduled, Data(), **{**SETTINGS, "lr": Schedule(1e-2, 1e-2, 3)})
+    assert_same(constant, scheduled)
+    assert not torch.equal(whole.encoders[0].loc.weight, constant.encoders[0].loc.weight)
+
+
 def test_the_objective_is_told_every_epoch_and_pairs_are_redrawn():
     objective = MMVM(prior_weight=Schedule(1.0, 0.0, 4))
     data = Data()
@@ -282,18 +294,19 @@ def test_a_resumed_training_ends_with_the_weights_of_an_unbroken_one(
     tmp_path, monkeypatch, n_batches, validated
 ):
     monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    settings = {**SETTINGS, "lr": Schedule(1e-2, 1e-3, 6)}
 
     def more():
         return {"validation": Data(8, seed=5) if validated else None}
 
     unbroken = make()
-    expected = fit(unbroken, Data(), **SETTINGS, **more())
+    expected = fit(unbroken, Data(), **settings, **more())
 
     broken, path = make(), tmp_path / "state"
     with pytest.raises(RuntimeError):
-        fit(broken, Data(n_calls=n_batches), **SETTINGS, **more(), checkpoint=path)
+        fit(broken, Data(n_calls=n_batches), **settings, **more(), checkpoint=path)
     resumed, data = make(), Data()
-    history = fit(resumed, data, **SETTINGS, **more(), checkpoint=path)
+    history = fit(resumed, data, **settings, **more(), checkpoint=path)
     assert data.redrawn[0] == n_batches // N_BATCHES  # it did not begin anew
     assert_same(resumed, unbroken)
     assert_same_history(history, expected)

@@ -24,6 +24,7 @@ from neuroshare.vae.step import (
     autocast_dtype,
     generators_of,
     matmul_precision,
+    set_lr,
 )
 from neuroshare.vae.train import Data, Graphs, History, is_recorded, start_training
 
@@ -37,7 +38,7 @@ def fit_many(
     betas: Sequence[float | Schedule],
     epochs: int,
     batch_size: int = 128,
-    lr: float = 1e-3,
+    lr: float | Schedule = 1e-3,
     weight_decay: float = 0.0,
     precision: Precision = "fp32",
     graphs: Graphs = "auto",
@@ -128,6 +129,7 @@ def fit_many(
                     for stack in stacks:
                         stack.start_epoch(epoch)
                     current = [value_at(betas[position], epoch) for position in order]
+                    set_lr(optimizer, value_at(lr, epoch))
                     sums.start(torch.tensor(current))
                     samples = _samples(len(vaes), len(data), randomness, device)
                     for index in samples.split(batch_size, dim=1):

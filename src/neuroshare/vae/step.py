@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from neuroshare.vae.objectives.base import Elbo
+from neuroshare.vae.schedule import Schedule, value_at
 
 Precision = Literal["fp32", "tf32", "bf16"]
 """Of matrix products: float32, float32 of inputs with 10 bits, or bfloat16."""
@@ -52,10 +53,16 @@ def generators_of(device: torch.device, seed: int) -> Iterator[None]:
 
 
 def adam(
-    parameters: Iterable[Tensor], lr: float, weight_decay: float, device: torch.device
+    parameters: Iterable[Tensor], lr: float | Schedule, weight_decay: float, device: torch.device
 ) -> torch.optim.Optimizer:
-    """Adam, or AdamW where weights decay, in one kernel; a GPU counts the steps itself."""
-    settings: dict[str, Any] = {"lr": lr, "fused": True, "capturable": device.type == "cuda"}
+    """Adam, or AdamW where weights decay, in one kernel; a GPU counts the steps itself.
+
+    On a GPU the rate is a tensor, which a recorded step finds where it was when it was recorded.
+    """
+    first: float | Tensor = value_at(lr, 0)
+    if device.type == "cuda":
+        first = torch.tensor(first, device=device)
+    settings: dict[str, Any] = {"lr": first, "fused": True, "capturable": device.type == "cuda"}
     optimizer = (
         torch.optim.AdamW(parameters, weight_decay=weight_decay, **settings)
         if weight_decay
@@ -64,6 +71,15 @@ def adam(
     # It would warn of the steps before a recording, which are not recorded.
     optimizer._warned_capturable_if_run_uncaptured = True
     return optimizer
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Learn at this rate from now on."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
 
 
 class Sums:

@@ -31,6 +31,7 @@ from neuroshare.vae.step import (
     autocast_dtype,
     generators_of,
     matmul_precision,
+    set_lr,
 )
 from neuroshare.writing import write_whole
 
@@ -108,7 +109,7 @@ def fit(
     *,
     epochs: int,
     batch_size: int = 128,
-    lr: float = 1e-3,
+    lr: float | Schedule = 1e-3,
     beta: float | Schedule = 1.0,
     weight_decay: float = 0.0,
     validation: Data | None = None,
@@ -128,10 +129,10 @@ def fit(
         The model, on the device of the data.
     data
         Training samples.
-    epochs, batch_size, lr, weight_decay
+    epochs, batch_size, weight_decay
         The usual; weight decay is decoupled (AdamW).
-    beta
-        Weight of the rate; a `Schedule` is evaluated at every epoch.
+    lr, beta
+        Learning rate, and weight of the rate; a `Schedule` is evaluated at every epoch.
     validation
         Held-out samples; their loss is recorded every `validate_every` epochs, and at the end the
         weights of the best epoch are restored.
@@ -166,7 +167,7 @@ def fit(
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,
-        "lr": lr,
+        "lr": lr if isinstance(lr, float | int) else str(lr),
         "beta": str(beta),
         "weight_decay": weight_decay,
         "patience": patience,
@@ -211,6 +212,7 @@ def fit(
                     data.redraw(epoch)
                     start_training(vae)
                     current = value_at(beta, epoch)
+                    set_lr(optimizer, value_at(lr, epoch))
                     sums.start(torch.tensor(current))
                     for index in torch.randperm(len(data), device=device).split(batch_size):
                         step(index)
