@@ -42,13 +42,13 @@ LAYERS = {
 # heavy dependency -> the only files or folders through which it enters.
 GATES = {
     "pynwb": {"recordings/nwb.py", "recordings/results.py"},
-    "hdf5plugin": {"recordings/nwb.py"},
+    "hdf5plugin": {"recordings/nwb.py", "recordings/intact.py"},
     "hdmf": {"recordings/nwb.py", "recordings/results.py"},
     "hdmf_zarr": {"recordings/nwb.py"},
     "pynapple": {"recordings/tsgroups.py"},
     "remfile": {"recordings/remote.py"},
     "requests": {"recordings/remote.py"},
-    "h5py": {"recordings/nwb.py", "recordings/results.py"},
+    "h5py": {"recordings/nwb.py", "recordings/results.py", "recordings/intact.py"},
     "umap": {"analysis/embedding.py"},
     "matplotlib": {"plots.py", "report.py"},
     "torch": {"vae", "resident.py", "model.py"},

@@ -29,6 +29,7 @@ from hdmf.common import (
 from pynwb.epoch import TimeIntervals
 from pynwb.misc import Units
 
+from neuroshare.recordings.intact import require_intact
 from neuroshare.recordings.remote import RemoteFile, file_name, is_remote, open_remote
 from neuroshare.recordings.session import Chosen, Session, chosen_rows
 from neuroshare.writing import write_whole
@@ -39,6 +40,8 @@ def read_nwb(
     subject: str | None = None,
     units: Chosen | None = None,
     trials: str | None = "trials",
+    *,
+    check: bool = True,
 ) -> Session:
     """Read the sorted units and trials of an NWB file.
 
@@ -57,6 +60,9 @@ def read_nwb(
     trials : str or None
         Name of the intervals table that holds the trials (``trials``, ``epochs``, a stimulus
         table, ...). None reads no trials.
+    check : bool
+        Let another process try an HDF5 file on disk first, about 0.15 s, for damaged bytes can
+        end or hang the process that reads them. Remote files and Zarr stores are not tried.
 
     Returns
     -------
@@ -95,7 +101,7 @@ def read_nwb(
     [0, 3]
     """
     name = file_name(path)
-    with _opened(path) as nwb:
+    with _opened(path, check) as nwb:
         tables = {
             table.name: table
             for table in nwb.objects.values()
@@ -215,10 +221,10 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[pynwb.NWBFile]:
+def _opened(path: str | os.PathLike[str], check: bool) -> Iterator[pynwb.NWBFile]:
     """NWB contents, with every way in which opening can fail told in one sentence."""
     name = file_name(path)
-    reader = _reader(path)
+    reader = _reader(path, check)
     # About cached namespaces and past versions of the schema: not the reader's concern.
     with warnings.catch_warnings(action="ignore"), ExitStack() as stack:
         try:
@@ -248,7 +254,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[pynwb.NWBFile]:
             ) from error
 
 
-def _reader(path: str | os.PathLike[str]) -> Callable[..., Any]:
+def _reader(path: str | os.PathLike[str], check: bool) -> Callable[..., Any]:
     """What opens the NWB file at a path or URL, once it is there and of a kind that can be read."""
     if is_remote(path):
         return partial(_remote_io, open_remote(str(path)))
@@ -270,6 +276,8 @@ def _reader(path: str | os.PathLike[str]) -> Callable[..., Any]:
             f"{path.name}: expected an NWB file (HDF5), got {kind}. "
             "Give the path of one .nwb file; if it was downloaded, download it again."
         )
+    if check:
+        require_intact(path)
     return partial(pynwb.NWBHDF5IO, path)
 
 
