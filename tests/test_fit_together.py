@@ -67,6 +67,13 @@ def test_a_model_that_cannot_be_fitted_stops_no_other(parts):
     assert not hasattr(models[1], "history_")
 
 
+def test_a_model_that_diverges_with_the_last_step_is_told(parts):
+    models = [make(epochs=1, lr=1e30)]
+    (failure,) = fit_together(models, parts[0], progress=False)
+    assert "learning rate (lr)" in str(failure)
+    assert not hasattr(models[0], "history_")
+
+
 def test_models_that_train_by_different_rules_are_refused(parts):
     with pytest.raises(ValueError, match=r"need the same 'epochs'\. Got 3 and 4"):
         fit_together([make(), make(epochs=4)], parts[0])

@@ -112,6 +112,19 @@ def test_absent_subjects_train_under_every_objective(counts):
         assert np.isfinite(fitted.history_.loss).all(), name
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(("lr", "batch_size"), [(1e3, 64), (1e3, 4096), (1e30, 4096)])
+def test_a_fit_ends_with_finite_latents_or_with_advice(parts, objective, lr, batch_size):
+    fitted = small(objective=objective, lr=lr, batch_size=batch_size, epochs=1)
+    try:
+        fitted.fit(parts[0])
+    except ValueError as error:
+        assert "learning rate (lr)" in str(error)  # noqa: PT017
+        assert not hasattr(fitted, "history_")
+    else:
+        assert np.isfinite(fitted.transform(parts[0])).all()
+
+
 def test_latents_of_a_subject_depend_on_no_other_subject(model, parts):
     test = parts[1]
     other = replace(test, counts={n: a if n == "mitt" else a + 1 for n, a in test.counts.items()})

@@ -51,6 +51,13 @@ def test_run_writes_what_it_found(config, tmp_path):
     xr.testing.assert_allclose(loaded.transform(result.test), result.model.transform(result.test))
 
 
+def test_a_run_that_diverges_with_its_last_step_leaves_nothing(config, tmp_path):
+    model = {**SMALL, "epochs": 1, "batch_size": 4096, "lr": 1e30}
+    with pytest.raises(ValueError, match=r"learning rate \(lr\)"):
+        fit(dataclasses.replace(config, model=model), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture(scope="module")
 def whole(files, tmp_path_factory):
     """A run with everything that is scored by default."""

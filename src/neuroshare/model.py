@@ -1169,10 +1169,9 @@ def fit_together(
     for (position, vae), history in zip(vaes.items(), histories, strict=True):
         try:
             history.check_finite()
+            models[position]._trained(vae, windows, history)
         except ValueError as error:
             failures[position] = error
-        else:
-            models[position]._trained(vae, windows, history)
     return failures
 
 
@@ -1190,6 +1189,11 @@ def _prior_mixture(
         q = vae.encode(x)
         noise = torch.randn(q.loc.shape, generator=generator).to(q.loc.device)
         points = (q.loc + q.scale * noise)[observed][:, :n_shared].double().cpu().numpy()
+    if not np.isfinite(points).all():
+        raise ValueError(
+            "expected finite codes of the trained networks, got infinite or undefined ones. Take a "
+            "smaller learning rate (lr) or check the data for extreme values."
+        )
     n_components = min(10, max(1, len(points) // 20))
     mixture = GaussianMixture(
         n_components, covariance_type="diag", reg_covar=1e-4, random_state=seed, max_iter=50

@@ -114,6 +114,12 @@ def test_absent_subjects_leave_their_windows_out():
     assert scores.confusion.sel(source="b", target="a").sum() == 20
 
 
+def test_infinite_latents_are_refused():
+    train, test = make_latents(), make_latents(first=100)
+    with pytest.raises(ValueError, match=r"subject 'a': expected finite latents.*learning rate"):
+        separation(train, test + np.where(test.subject == "a", np.inf, 0.0)[:, None, None])
+
+
 def test_a_trial_in_both_parts_is_refused():
     windows = make_latents()
     even = windows.isel(window=slice(0, None, 2))

@@ -125,6 +125,13 @@ def test_the_global_generator_is_left_alone():
     assert torch.equal(torch.get_rng_state(), expected)
 
 
+def test_a_last_step_after_which_nothing_is_finite_is_in_the_history():
+    settings = {**SETTINGS, "epochs": 1, "batch_size": len(Data()), "lr": 1e30}
+    (history,) = fit_many([make(PoE, 0)], Data(), betas=[1.0], **settings)
+    with pytest.raises(ValueError, match="with the last step"):
+        history.check_finite()
+
+
 def test_a_diverging_model_leaves_the_others_alone():
     sound, broken = make(MMVM, 0), make(MMVM, 1)
     with torch.no_grad():

@@ -157,7 +157,7 @@ def test_weight_decay_shrinks_the_weights():
     assert norm(decayed) < 0.5 * norm(plain)
 
 
-def test_every_sample_is_seen_once_per_epoch():
+def test_every_sample_is_seen_once_per_epoch_and_at_the_end():
     seen = []
 
     class Watched(Data):
@@ -166,8 +166,8 @@ def test_every_sample_is_seen_once_per_epoch():
             return super().batch(index)
 
     fit(make(), Watched(), **{**SETTINGS, "epochs": 2})
-    assert [len(i) for i in seen] == [16, 16, 8] * 2
-    for epoch in (seen[:3], seen[3:]):
+    assert [len(i) for i in seen] == [16, 16, 8] * 3
+    for epoch in (seen[:3], seen[3:6], seen[6:]):
         assert sorted(torch.cat(epoch).tolist()) == list(range(40))
 
 
@@ -255,6 +255,13 @@ def test_a_loss_that_is_not_finite_is_an_error_with_advice(value):
     data.x[0][3, 1] = value
     with pytest.raises(ValueError, match=r"loss became .* in epoch 1\..*learning rate.*data"):
         fit(make(), data, **SETTINGS)
+
+
+def test_a_last_step_after_which_nothing_is_finite_is_an_error_with_advice():
+    data = Data()
+    settings = {**SETTINGS, "epochs": 1, "batch_size": len(data), "lr": 1e30}
+    with pytest.raises(ValueError, match=r"loss became .* with the last step\..*learning rate"):
+        fit(make(), data, **settings)
 
 
 def test_an_interruption_leaves_a_usable_model_and_a_warning():

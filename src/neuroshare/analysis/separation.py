@@ -288,6 +288,11 @@ def _windows(latents: xr.DataArray, by: str) -> dict[str, Windows]:
         there = ~np.isnan(z).any(axis=1)
         if not there.any():
             raise ValueError(f"subject {name!r} is absent from every window. Leave it out.")
+        if np.isinf(z).any():
+            raise ValueError(
+                f"subject {name!r}: expected finite latents, or NaN in windows without it, got "
+                "infinite ones. Fit again with a smaller learning rate (lr)."
+            )
         parts[str(name)] = _once(z[there], trial[index][there], condition[there], time[there], by)
     return parts
 

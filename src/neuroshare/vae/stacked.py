@@ -151,6 +151,8 @@ def fit_many(
     for vae, history in zip(vaes, histories, strict=True):
         history.validation_loss = [float("nan")] * history.n_epochs
         vae.eval()
+        if not history.interrupted:
+            history.note_final(vae, data, batch_size, seed)
     return histories
 
 

@@ -73,6 +73,8 @@ class History:
     beta: list[float] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     best_epoch: int | None = None
+    final_loss: float | None = None
+    """On the training samples, of the weights that are kept: no epoch has seen the last step."""
     interrupted: bool = False
 
     @property
@@ -87,6 +89,11 @@ class History:
         self.log_likelihood.append(log_likelihood)
         self.beta.append(beta)
 
+    def note_final(self, vae: MultimodalVAE, data: Data, batch_size: int, seed: int) -> None:
+        """Evaluate the weights that training has arrived at."""
+        beta = self.beta[-1] if self.beta else 0.0
+        self.final_loss = evaluate(vae, data, beta=beta, batch_size=batch_size, seed=seed)
+
     def check_finite(self) -> None:
         """Raise where the loss stopped being finite.
 
@@ -95,10 +102,13 @@ class History:
         ValueError
             With the first such epoch.
         """
-        for epoch, loss in enumerate(self.loss, start=1):
+        when = {f"in epoch {epoch}": loss for epoch, loss in enumerate(self.loss, start=1)}
+        if self.final_loss is not None:
+            when["with the last step"] = self.final_loss
+        for step, loss in when.items():
             if not math.isfinite(loss):
                 raise ValueError(
-                    f"the loss became {loss} in epoch {epoch}. Take a smaller learning rate (lr) "
+                    f"the loss became {loss} {step}. Take a smaller learning rate (lr) "
                     "or check the data for extreme values."
                 )
 
@@ -252,6 +262,9 @@ def fit(
     if state.best:
         vae.load_state_dict(state.best)
     vae.eval()
+    if not history.interrupted:
+        history.note_final(vae, data, batch_size, seed)
+        history.check_finite()
     return history
 
 
