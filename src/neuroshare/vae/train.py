@@ -90,9 +90,9 @@ class History:
         self.beta.append(beta)
 
     def note_final(self, vae: MultimodalVAE, data: Data, batch_size: int, seed: int) -> None:
-        """Evaluate the weights that training has arrived at."""
+        """Evaluate the weights that training has arrived at, on one batch."""
         beta = self.beta[-1] if self.beta else 0.0
-        self.final_loss = evaluate(vae, data, beta=beta, batch_size=batch_size, seed=seed)
+        self.final_loss = evaluate(vae, data, beta=beta, n_samples=batch_size, seed=seed)
 
     def check_finite(self) -> None:
         """Raise where the loss stopped being finite.
@@ -292,18 +292,25 @@ def start_training(vae: MultimodalVAE) -> None:
 
 @torch.no_grad()
 def evaluate(
-    vae: MultimodalVAE, data: Data, *, beta: float, batch_size: int = 1024, seed: int = 0
+    vae: MultimodalVAE,
+    data: Data,
+    *,
+    beta: float,
+    batch_size: int = 1024,
+    n_samples: int | None = None,
+    seed: int = 0,
 ) -> float:
-    """Mean loss on `data`, without dropout and with noise that depends on `seed` alone."""
+    """Mean loss on `data`, or its first samples, without dropout and with noise of `seed` alone."""
     vae.eval()
     device = next(vae.parameters()).device
     total = torch.zeros((), device=device)
+    n_samples = len(data) if n_samples is None else min(n_samples, len(data))
     with generators_of(device, seed):
-        for index in torch.arange(len(data), device=device).split(batch_size):
+        for index in torch.arange(n_samples, device=device).split(batch_size):
             x, observed = data.batch(index)
             elbo = vae.elbo(x, observed)
             total += (beta * elbo.rate - torch.where(observed, elbo.log_lik, 0.0).sum(0)).sum()
-    return float(total) / len(data)
+    return float(total) / n_samples
 
 
 @dataclass
