@@ -17,10 +17,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks.images.runner import Run, chosen_beta
+
 PANELS = {"probe": "linear probe", "coherence": "coherence"}
 """Scores of the scatter, over the reconstruction error."""
-
-Run = dict[str, Any]
 
 
 def read_runs(out: Path) -> dict[tuple[str, str], list[Run]]:
@@ -32,19 +32,6 @@ def read_runs(out: Path) -> dict[tuple[str, str], list[Run]]:
     if not runs:
         raise FileNotFoundError(f"plot: expected results of runs in {out}. Got none; run first.")
     return dict(runs)
-
-
-def chosen_betas(runs: list[Run]) -> dict[str, float]:
-    """Beta of each objective: best mean of probe and coherence on the validation part."""
-    scores: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for run in runs:
-        found = [run["validation"][name] for name in PANELS]
-        known = [value for value in found if value is not None]
-        scores[run["objective"]][run["beta"]].append(float(np.mean(known)) if known else 0.0)
-    return {
-        objective: max(by_beta, key=lambda beta: np.mean(by_beta[beta]))
-        for objective, by_beta in scores.items()
-    }
 
 
 def table(runs: list[Run], chosen: dict[str, float]) -> dict[str, dict[str, Any]]:
@@ -86,7 +73,8 @@ def summarise(out: Path) -> list[Path]:
     """Write a table (.md), the runs in one file (.json) and the figures of every suite in `out`."""
     written = []
     for (suite, preset), runs in read_runs(out).items():
-        chosen = chosen_betas(runs)
+        names = dict.fromkeys(run["objective"] for run in runs)
+        chosen = {name: chosen_beta([r for r in runs if r["objective"] == name]) for name in names}
         rows = table(runs, chosen)
         stem = out / f"images_{suite}_{preset}"
         stem.with_suffix(".md").write_text(markdown(rows) + "\n")
@@ -108,8 +96,7 @@ def _write_document(path: Path, runs: list[Run], rows: dict[str, dict[str, Any]]
     kept = [{k: v for k, v in run.items() if k not in ("path", "test_in_full")} for run in runs]
     same = {k: kept[0][k] for k in kept[0] if all(run.get(k) == kept[0][k] for run in kept)}
     document = {
-        "what": "scores on test samples; beta chosen by the mean of probe and coherence on "
-        "validation samples, over seeds",
+        "what": "scores on test samples; beta chosen on validation samples",
         **same,
         "chosen": rows,
         "runs": [{k: v for k, v in run.items() if k not in same} for run in kept],

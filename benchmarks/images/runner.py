@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,9 @@ from neuroshare.vae.schedule import Schedule
 SHOWN = 8
 """Samples kept for the figures."""
 
+Run = dict[str, Any]
+"""What one JSON file holds: settings, scores, cost and where they come from."""
+
 
 def objective_of(name: str, preset: Preset) -> Objective:
     """The sharing rule as its paper sets it, where the default differs or depends on the size."""
@@ -62,7 +66,7 @@ def build(dataset: Dataset, preset: Preset, objective: str, seed: int) -> Multim
         shapes = [modality.shape for modality in dataset.modalities]
         return MultimodalVAE(
             [Encoder(shape, preset.latent_dim, preset.size) for shape in shapes],
-            [Decoder(shape, preset.latent_dim, preset.size) for shape in shapes],
+            [Decoder(shape, preset.latent_dim, preset.decoder or preset.size) for shape in shapes],
             [modality.likelihood() for modality in dataset.modalities],
             rule,
         )
@@ -101,13 +105,18 @@ def run(
     classifiers = train_classifiers(
         dataset, preset, out / f"{stem}-classifiers.safetensors", progress
     )
-    paths = []
+    paths: list[Path] = []
+    first: dict[str, list[Path]] = defaultdict(list)  # by objective, runs of the first seed
     for seed, objective in itertools.product(seeds, objectives):
         # Without a rate there is nothing that beta could weigh.
         grid = (1.0,) if objective == "autoencoder" else (betas or preset.betas)
+        if preset.screen and seed != seeds[0]:
+            grid = (chosen_beta([json.loads(path.read_text()) for path in first[objective]]),)
         for beta in grid:
             path = out / f"{stem}-{objective}-beta{beta:g}-seed{seed}.json"
             paths.append(path)
+            if seed == seeds[0]:
+                first[objective].append(path)
             if path.exists():
                 stored = json.loads(path.read_text())["settings"]
                 if stored != description:
@@ -124,6 +133,27 @@ def run(
             _write(path, named | result | source)
             path.with_suffix(".checkpoint.safetensors").unlink(missing_ok=True)
     return paths
+
+
+def chosen_beta(runs: Sequence[Run]) -> float:
+    """The beta of one objective, by validation samples alone; `Preset` has the rule."""
+    settings = runs[0]["settings"]
+    if settings["screen"]:
+        least = min(run["seed"] for run in runs)
+        runs = [run for run in runs if run["seed"] == least]
+
+    def held_out(beta: float, *names: str) -> float:
+        """Mean over seeds and scores, of those that exist."""
+        found = [run["validation"][name] for run in runs for name in names if run["beta"] == beta]
+        known = [value for value in found if value is not None]
+        return float(np.mean(known)) if known else 0.0
+
+    betas = sorted({run["beta"] for run in runs})
+    if settings["max_error"] is None:
+        return max(betas, key=lambda beta: held_out(beta, "probe", "coherence"))
+    errors = {beta: held_out(beta, "joint_error") for beta in betas}
+    within = [beta for beta in betas if errors[beta] <= settings["max_error"]]
+    return max(within, default=min(betas, key=errors.__getitem__))
 
 
 def prepare(
@@ -314,7 +344,7 @@ def _provenance(device: torch.device) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, result: dict[str, Any]) -> None:
+def _write(path: Path, result: Run) -> None:
     """Write JSON at once: a file that is there is whole."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(_rounded(result), indent=1, allow_nan=False) + "\n")

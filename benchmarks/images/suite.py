@@ -12,6 +12,7 @@ from typing import Any, Literal
 from benchmarks.images import suites
 from benchmarks.images.data import Dataset
 from benchmarks.images.networks import Size
+from neuroshare.vae.schedule import Schedule
 from neuroshare.vae.step import Precision
 
 Metric = Literal["accuracy", "average_precision", "auroc"]
@@ -21,7 +22,11 @@ Metric = Literal["accuracy", "average_precision", "auroc"]
 class Preset:
     """How much to compute.
 
-    `betas` are tried in turn and one is chosen on the validation part. `precision` is that of
+    `betas` are tried in turn and one is chosen on the validation part: the largest whose joint
+    reconstruction error is at most `max_error` (the one of least error where none is), so that
+    methods are compared at like errors; without a `max_error`, the one of the best mean of probe
+    and coherence. With `screen`, the first seed chooses and the others take what it chose; else
+    every seed tries all, and they choose together. `precision` is that of
     matrix products in training, of the classifiers too; scores are in float32. The weight of
     N(0, I) in the prior of mmvm falls from 1 to 0 over the first `anneal` share of the epochs;
     mopoe decodes `n_subsets` subsets per step, None all. Linear probes are fitted on the first
@@ -30,13 +35,16 @@ class Preset:
 
     latent_dim: int
     epochs: int
-    lr: float
+    lr: float | Schedule
     betas: tuple[float, ...]
     size: Size
     classifier: Size
+    decoder: Size | None = None
     batch_size: int = 256
     precision: Precision = "fp32"
     anneal: float = 0.5
+    max_error: float | None = None
+    screen: bool = False
     n_probe: int | None = None
     n_subsets: int | None = None
     classifier_epochs: int = 10

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -72,14 +73,36 @@ def test_methods_of_one_seed_start_from_the_same_networks(tmp_path):
     assert not torch.equal(weights, others)
 
 
-def test_beta_is_chosen_on_validation_samples():
-    def run(beta, seed, validation, test):
-        scores = {"probe": test, "coherence": test}
-        held = {"probe": validation, "coherence": None}
-        return {"objective": "x", "beta": beta, "seed": seed, "validation": held, "test": scores}
+def scored(beta, seed, validation, test=0.5, error=0.0, **settings):
+    held = {"probe": validation, "coherence": None, "joint_error": error}
+    scores = {"probe": test, "coherence": test, "joint_error": test}
+    settings = {"max_error": None, "screen": False, **settings}
+    return {"beta": beta, "seed": seed, "validation": held, "test": scores, "settings": settings}
 
-    runs = [run(1, 0, 0.5, 0.9), run(1, 1, 0.5, 0.9), run(2, 0, 0.9, 0.1), run(2, 1, 0.2, 0.1)]
-    assert plotting.chosen_betas(runs) == {"x": 2}
+
+def test_beta_is_chosen_on_validation_samples():
+    runs = [scored(1, 0, 0.5, 0.9), scored(1, 1, 0.5, 0.9), scored(2, 0, 0.9), scored(2, 1, 0.2)]
+    assert runner.chosen_beta(runs) == 2
+
+
+@pytest.mark.parametrize(("limit", "beta"), [(0.1, 1), (0.25, 2), (0.9, 4), (0.05, 1)])
+def test_the_largest_beta_within_an_error_is_chosen(limit, beta):
+    errors = {1: 0.1, 4: 0.4, 2: 0.2}
+    runs = [scored(b, 0, 1 / b, error=error, max_error=limit) for b, error in errors.items()]
+    assert runner.chosen_beta(runs) == beta
+
+
+def test_the_first_seed_chooses_for_the_others(tmp_path, monkeypatch):
+    polymnist = suite.load("polymnist")
+    preset = replace(polymnist.presets["smoke"], betas=(0.5, 2.0), screen=True, max_error=1.0)
+    monkeypatch.setitem(polymnist.presets, "smoke", preset)
+    paths = runner.run(
+        polymnist, "smoke", None, tmp_path, objectives=["mmvm"], seeds=(0, 1), progress=False
+    )
+    runs = [json.loads(path.read_text()) for path in paths]
+    assert [(run["seed"], run["beta"]) for run in runs] == [(0, 0.5), (0, 2.0), (1, 2.0)]
+    # Whatever another seed says.
+    assert runner.chosen_beta([*runs, {**runs[2], "beta": 9.0}]) == 2.0
 
 
 def test_arrows_lead_from_small_beta_to_large(tmp_path):
