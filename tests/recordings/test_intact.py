@@ -55,6 +55,13 @@ def test_the_loss_of_the_other_process_is_told(tmp_path, monkeypatch, file, name
     assert read_nwb(file, check=False).subject == "mitt"
 
 
+def test_a_process_that_cannot_start_says_nothing_of_the_file(tmp_path, monkeypatch, file):
+    lost = tmp_path / "lost.py"
+    lost.write_text("import no_such_module\n")
+    monkeypatch.setattr(intact, "__file__", str(lost))
+    assert read_nwb(file).subject == "mitt"
+
+
 def test_a_call_without_end_is_ended(tmp_path, monkeypatch, file):
     # The same process, but of less patience and with an attribute that takes for ever to read.
     text = Path(intact.__file__).read_text(encoding="utf-8")
