@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import os
 import platform
 import subprocess
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from benchmarks.images.probes import (
     train_classifiers,
 )
 from benchmarks.images.suite import Preset, Suite
+from neuroshare.executor import run_each
 from neuroshare.vae import train
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.objectives import OBJECTIVES, Objective, make_objective
@@ -72,6 +72,35 @@ def build(dataset: Dataset, preset: Preset, objective: str, seed: int) -> Multim
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Bench:
+    """What all runs share."""
+
+    suite: Suite
+    preset_name: str
+    preset: Preset
+    dataset: Dataset
+    classifiers: list[Classifier]
+    device: torch.device
+    out: Path
+    progress: bool
+
+    @property
+    def stem(self) -> str:
+        return f"{self.suite.name}-{self.preset_name}"
+
+    def path(self, objective: str, beta: float, seed: int) -> Path:
+        return self.out / f"{self.stem}-{objective}-beta{beta:g}-seed{seed}.json"
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides a run beside its objective, beta and seed, as JSON gives it back."""
+        settings = dataclasses.asdict(self.preset)
+        del settings["betas"]
+        parts = ("train", "validation", "test")
+        settings["samples"] = {part: len(getattr(self.dataset, part)) for part in parts}
+        return json.loads(json.dumps(settings, default=str))
+
+
 def run(
     suite: Suite,
     preset_name: str,
@@ -82,9 +111,12 @@ def run(
     betas: Sequence[float] | None = None,
     seeds: Sequence[int] = (0,),
     device: str = "auto",
+    processes: int | None = None,
     progress: bool = True,
 ) -> list[Path]:
     """Fit and score every objective at every beta and seed; what is in `out` already stays.
+
+    Runs are done one after another, or in so many `processes` of one thread each.
 
     Returns
     -------
@@ -99,39 +131,53 @@ def run(
         If a file in `out` is of a run with other settings.
     """
     preset, place, dataset = prepare(suite, preset_name, folder, out, device)
-    source = _provenance(place)  # of the code as it was loaded
-    description = _settings(preset, dataset)
-    stem = f"{suite.name}-{preset_name}"
-    classifiers = train_classifiers(
-        dataset, preset, out / f"{stem}-classifiers.safetensors", progress
-    )
-    paths: list[Path] = []
-    first: dict[str, list[Path]] = defaultdict(list)  # by objective, runs of the first seed
-    for seed, objective in itertools.product(seeds, objectives):
-        # Without a rate there is nothing that beta could weigh.
-        grid = (1.0,) if objective == "autoencoder" else (betas or preset.betas)
-        if preset.screen and seed != seeds[0]:
-            grid = (chosen_beta([json.loads(path.read_text()) for path in first[objective]]),)
-        for beta in grid:
-            path = out / f"{stem}-{objective}-beta{beta:g}-seed{seed}.json"
-            paths.append(path)
-            if seed == seeds[0]:
-                first[objective].append(path)
-            if path.exists():
-                stored = json.loads(path.read_text())["settings"]
-                if stored != description:
-                    raise ValueError(
-                        f"{path} was made with other settings ({_different(stored, description)})."
-                        " Name another --out, or delete it."
-                    )
-                continue
-            result = _fit_and_score(
-                suite, preset, dataset, classifiers, objective, beta, seed, place, path, progress
+    kept = out / f"{suite.name}-{preset_name}-classifiers.safetensors"
+    classifiers = train_classifiers(dataset, preset, kept, progress)
+    alone = progress and processes is None
+    bench = _Bench(suite, preset_name, preset, dataset, classifiers, place, out, alone)
+    commit = _commit()  # of the code as it was loaded
+    # Without a rate there is nothing that beta could weigh.
+    grids = {
+        name: (1.0,) if name == "autoencoder" else tuple(betas or preset.betas)
+        for name in objectives
+    }
+    first, others = (seeds[:1], seeds[1:]) if preset.screen else (seeds, ())
+    paths = _run_all(bench, grids, first, processes, commit)
+    if others:
+        runs = [json.loads(path.read_text()) for path in paths]
+        grids = {
+            name: (chosen_beta([run for run in runs if run["objective"] == name]),)
+            for name in objectives
+        }
+        paths += _run_all(bench, grids, others, processes, commit)
+    return paths
+
+
+def _run_all(
+    bench: _Bench,
+    grids: Mapping[str, Sequence[float]],
+    seeds: Sequence[int],
+    processes: int | None,
+    commit: str,
+) -> list[Path]:
+    """Do what is not done yet, and give the files of all."""
+    items = [
+        (name, beta, seed) for seed in seeds for name, betas in grids.items() for beta in betas
+    ]
+    paths = [bench.path(*item) for item in items]
+    settings = bench.settings()
+    for path in paths:
+        if path.exists() and (stored := json.loads(path.read_text())["settings"]) != settings:
+            raise ValueError(
+                f"{path} was made with other settings ({_different(stored, settings)})."
+                " Name another --out, or delete it."
             )
-            named = {"suite": suite.name, "preset": preset_name, "objective": objective}
-            named |= {"beta": beta, "seed": seed, "settings": description}
-            _write(path, named | result | source)
-            path.with_suffix(".checkpoint.safetensors").unlink(missing_ok=True)
+    missing = [item for item, path in zip(items, paths, strict=True) if not path.exists()]
+    task = partial(_fit_and_score, commit)
+    threads = 1 if processes else torch.get_num_threads()
+    for position, seconds in run_each(task, bench, missing, processes, threads=threads):
+        objective, beta, seed = missing[position]
+        print(f"{bench.stem}: {objective}, beta {beta:g}, seed {seed}: {seconds:.0f} s", flush=True)
     return paths
 
 
@@ -224,21 +270,13 @@ class _Few:
         return self.samples.batch(self.rows[index])
 
 
-def _fit_and_score(
-    suite: Suite,
-    preset: Preset,
-    dataset: Dataset,
-    classifiers: list[Classifier],
-    objective: str,
-    beta: float,
-    seed: int,
-    device: torch.device,
-    path: Path,
-    progress: bool,
-) -> dict[str, Any]:
-    vae = build(dataset, preset, objective, seed).to(device)
-    if progress:
-        print(f"{suite.name}: {objective}, beta {beta:g}, seed {seed}", flush=True)
+def _fit_and_score(commit: str, bench: _Bench, item: tuple[str, float, int]) -> float:
+    """Write the file of one run, and give the seconds that it took."""
+    objective, beta, seed = item
+    suite, preset, dataset = bench.suite, bench.preset, bench.dataset
+    path = bench.path(*item)
+    checkpoint = path.with_suffix(".checkpoint.safetensors")
+    vae = build(dataset, preset, objective, seed).to(bench.device)
     started, used = time.perf_counter(), time.process_time()
     history = train.fit(
         vae,
@@ -249,8 +287,8 @@ def _fit_and_score(
         beta=beta,
         precision=preset.precision,
         seed=seed,
-        progress=progress,
-        checkpoint=path.with_suffix(".checkpoint.safetensors"),
+        progress=bench.progress,
+        checkpoint=checkpoint,
     )
     if history.interrupted:
         raise KeyboardInterrupt
@@ -264,11 +302,19 @@ def _fit_and_score(
         part = getattr(dataset, name)
         scores[name] = {
             "probe": score_probes(probes, vae, part),
-            **generation(vae, dataset, part, classifiers),
+            **generation(vae, dataset, part, bench.classifiers),
         }
     _keep_samples(vae, dataset, path.with_suffix(".npz"))
-    return {
-        "classifiers": [m[suite.metric] for m in score_classifiers(classifiers, dataset.test)],
+    result = {
+        "suite": suite.name,
+        "preset": bench.preset_name,
+        "objective": objective,
+        "beta": beta,
+        "seed": seed,
+        "settings": bench.settings(),
+        "classifiers": [
+            m[suite.metric] for m in score_classifiers(bench.classifiers, dataset.test)
+        ],
         "history": {"loss": history.loss, "rate": history.rate},
         "cost": cost,
         "metric": suite.metric,
@@ -276,7 +322,12 @@ def _fit_and_score(
         "test": summary(scores["test"], suite.metric),
         "test_in_full": scores["test"],
         "texts": _texts(vae, dataset),
+        "commit": commit,
+        **_provenance(bench.device),
     }
+    _write(path, result)
+    checkpoint.unlink(missing_ok=True)
+    return time.perf_counter() - started
 
 
 def _shown(dataset: Dataset) -> list[Tensor]:
@@ -312,33 +363,26 @@ def _texts(vae: MultimodalVAE, dataset: Dataset) -> list[dict[str, Any]]:
     return texts
 
 
-def _settings(preset: Preset, dataset: Dataset) -> dict[str, Any]:
-    """All that decides a run beside its objective, beta and seed, as JSON gives it back."""
-    settings = dataclasses.asdict(preset)
-    del settings["betas"]
-    parts = ("train", "validation", "test")
-    settings["samples"] = {part: len(getattr(dataset, part)) for part in parts}
-    return json.loads(json.dumps(settings, default=str))
-
-
 def _different(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     names = sorted(n for n in {*stored, *wanted} if stored.get(n) != wanted.get(n))
     return ", ".join(f"{n} was {stored.get(n)}, is {wanted.get(n)}" for n in names)
 
 
-def _provenance(device: torch.device) -> dict[str, Any]:
-    commit = subprocess.run(
+def _commit() -> str:
+    return subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).parent,
     ).stdout.strip()
+
+
+def _provenance(device: torch.device) -> dict[str, Any]:
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU"
     versions = {"neuroshare": neuroshare.__version__, "torch": torch.__version__}
     return {
-        "commit": commit,
         "versions": {"python": platform.python_version(), **versions},
         "device": f"{name}, {torch.get_num_threads()} threads",
     }

@@ -47,6 +47,19 @@ def test_the_same_run_again_gives_the_same_scores(tmp_path):
     assert again["history"] == first["history"]
 
 
+def test_processes_give_the_scores_of_one(tmp_path):
+    several = {"objectives": ["mmvm", "poe"], "seeds": [0, 1]}
+    serial, parallel = (
+        smoke(tmp_path / name, processes=processes, **several)
+        for name, processes in (("one", None), ("two", 2))
+    )
+    assert len(serial) == len(parallel) == 4
+    for one, other in zip(serial, parallel, strict=True):
+        assert one.name == other.name
+        one, other = (json.loads(path.read_text()) for path in (one, other))
+        assert other["test_in_full"] == one["test_in_full"]
+
+
 def test_results_of_other_settings_are_refused(tmp_path):
     (path,) = smoke(tmp_path)
     changed = json.loads(path.read_text())
