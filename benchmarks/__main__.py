@@ -21,7 +21,7 @@ def _run(argv: list[str]) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, ... up to this many")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
-    parser.add_argument("--processes", type=int, help="fit in so many, of one thread each")
+    parser.add_argument("--jobs", type=int, help="processes, of one thread each")
     parser.add_argument("--steps", type=int, help="only time so many training steps, then stop")
     options = parser.parse_args(argv)
 
@@ -48,7 +48,7 @@ def _run(argv: list[str]) -> None:
         betas=options.beta,
         seeds=range(options.seeds),
         device=options.device,
-        processes=options.processes,
+        jobs=options.jobs,
     )
     print(f"{len(paths)} runs in {options.out}")
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 import neuroshare as ns
+from benchmarks.provenance import provenance
 
 Counts = Mapping[str, xr.DataArray]
 RATS = ("barat", "buchanan", "mitt", "stella", "superchris")
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/animals.json"))
     arguments = parser.parse_args()
     results: dict[str, Any] = {
-        "versions": {"neuroshare": ns.__version__, "torch": torch.__version__},
+        **provenance("torch"),
         "absent": [absent(seed) for seed in range(arguments.seeds)],
         "added": [added(seed) for seed in range(arguments.seeds)],
     }

@@ -2,7 +2,7 @@
 
 9.6 million spikes of 500 units into 400 trials x 400 bins of 10 ms. Run as
 
-    python benchmarks/binning.py [--repeats 5] [--out benchmarks/results/binning.json]
+    python -m benchmarks.binning [--repeats 5] [--out benchmarks/results/binning.json]
 
 Every method returns the same counts, which is checked. ``one pass`` only reads the spike times
 once (their sum): no method that looks at every spike can be faster. pynapple is optional.
@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 import neuroshare as ns
+from benchmarks.provenance import provenance
 
 UNITS, SPIKES, TRIALS, BINS, BIN_SIZE = 500, 19_200, 400, 400, 0.01
 SPAN = (-2.0, 2.0)
@@ -76,13 +76,13 @@ def main():
         "plain numpy": lambda: plain_numpy(session),
         "one pass": lambda: one_pass(session),
     }
-    versions = {"python": platform.python_version(), "numpy": np.__version__}
+    packages = ["numpy"]
     try:
         import pynapple as nap
     except ImportError:
         print("pynapple is not installed: left out.")
     else:
-        versions["pynapple"] = nap.__version__
+        packages.append("pynapple")
         # Building its objects is not counted.
         methods["pynapple"] = with_pynapple(nap, session)
     seconds = {name: {"wall": [], "cpu": []} for name in methods}
@@ -122,14 +122,10 @@ def main():
             f"({kinds['wall']['min']:.3f}-{kinds['wall']['max']:.3f}), "
             f"CPU {kinds['cpu']['median']:.3f} s, {kinds['cpu_over_neuroshare']:.2f} x neuroshare"
         )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     document = {
         "what": f"{UNITS * SPIKES} spikes, {UNITS} units, {TRIALS} trials x {BINS} bins",
         "device": f"{platform.machine()} CPU, {os.cpu_count()} cores, one thread",
-        "versions": versions,
-        "commit": commit,
+        **provenance(*packages),
         "repeats": arguments.repeats,
         "seconds": results,
     }

@@ -15,12 +15,12 @@ import os
 import platform
 import signal
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from benchmarks.provenance import provenance
 
 # Before numpy and torch: what is not asked for starts no threads.
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -106,11 +106,6 @@ def with_a_lost_worker(data):
         return table, {"wall_s": seconds, "results_when_killed": len(there), "killed": gone}
 
 
-def commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
@@ -128,8 +123,7 @@ def main() -> None:
     document = {
         "what": f"{MODELS} models of 5 simulated rats, {SETTINGS}",
         "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("torch", "numpy", "joblib")},
-        "commit": commit(),
+        **provenance("torch", "numpy", "joblib"),
         "runs": runs,
         "throughput_ratio": walls["one after another"] / walls["two processes"],
         "same_tables": all(table.equals(tables[0]) for table in tables),

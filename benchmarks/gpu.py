@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import torch
 from torch import nn
 
 import neuroshare as ns
+from benchmarks.provenance import provenance
 from neuroshare.resident import ResidentWindows
 from neuroshare.vae.likelihoods import Gaussian
 from neuroshare.vae.multimodal import MultimodalVAE
@@ -340,19 +339,10 @@ def peak(device: torch.device) -> float | None:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "python": platform.python_version(),
-        "neuroshare": ns.__version__,
-        "commit": git("rev-parse", "HEAD"),
-        "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        **provenance("torch"),
         "warm_up_steps": WARM_UP,
     }
 

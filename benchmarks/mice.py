@@ -1,4 +1,4 @@
-"""Do shared latents beat linear alignment on four real mice? Run: python benchmarks/mice.py.
+"""Do shared latents beat linear alignment on four real mice? Run: python -m benchmarks.mice.
 
 Four hippocampal recordings, trials paired by condition (left, right, none), a quarter of the trials
 held out, windows of 100 ms within 50-400 ms of the stimulus. For every split seed the default
@@ -14,18 +14,17 @@ import argparse
 import itertools
 import json
 import os
-import platform
-import subprocess
 import time
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 import neuroshare as ns
+from benchmarks.provenance import provenance
 
 HERE = Path(__file__).parent
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "xarray")
 CONDITIONS = ("left", "right", "none")
 SPAN = (0.05, 0.4)
 SCORES = ("own", "cross", "bits")
@@ -213,23 +212,6 @@ def summary(seeds, n_bootstraps=10_000):
     return told
 
 
-def about():
-    """Versions and commit."""
-    try:
-        own = version("neuroshare-latents")
-    except PackageNotFoundError:
-        own = ns.__version__
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    packages = ("numpy", "scipy", "scikit-learn", "torch", "xarray")
-    return {
-        "versions": {"neuroshare": own, "python": platform.python_version()}
-        | {name: version(name) for name in packages},
-        "commit": commit or None,
-    }
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10, help="number of split seeds, from 0")
@@ -266,7 +248,7 @@ def main():
         if str(seed) in seeds:
             continue
         seeds[str(seed)] = one_seed(paired, seed, arguments.objectives)
-        result = {"design": design, **about(), "seeds": seeds}
+        result = {"design": design, **provenance(*PACKAGES), "seeds": seeds}
         if len(seeds) > 1:
             result |= summary(seeds)
         arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

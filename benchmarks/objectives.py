@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 import neuroshare as ns
-from benchmarks.rats import OBJECTIVES, provenance, rows_of
+from benchmarks.rats import OBJECTIVES, origin, rows_of
 from neuroshare.vae.objectives import MoPoE
 
 SEEDS = 3
@@ -116,7 +116,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, help="number of processes; default: this one")
     options = parser.parse_args()
-    source = provenance()  # of the code as it was loaded
+    source = origin()  # of the code as it was loaded
     tables = [run(rats(), "five simulated rats, odor (chance 0.25)", options.out, options.jobs)]
     if options.mice is not None:
         name = "four mice, hippocampus: left, right, none (chance 0.33)"

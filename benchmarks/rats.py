@@ -21,11 +21,11 @@ import json
 import math
 import os
 import platform
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib
+
+from benchmarks.provenance import provenance
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -379,20 +379,10 @@ def _save(figure, path, dpi=100):
 # ---------------------------------------------------------------------- command
 
 
-def provenance():
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    ).stdout.strip()
-    packages = ("numpy", "scikit-learn", "torch", "xarray")
+def origin():
     return {
-        "commit": commit,
-        "versions": {"python": platform.python_version(), "neuroshare": ns.__version__}
-        | {name: version(name) for name in packages},
         "device": f"{platform.machine()} CPU, {os.cpu_count()} cores, one thread per run",
+        **provenance("numpy", "scikit-learn", "torch", "xarray"),
     }
 
 
@@ -425,7 +415,7 @@ def main(arguments=None):
     parser.add_argument("--jobs", type=int, help="number of processes; default: this one")
     options = parser.parse_args(arguments)
     preset, out = PRESETS[options.preset], options.out
-    source = provenance()  # of the code as it was loaded
+    source = origin()  # of the code as it was loaded
     out.mkdir(parents=True, exist_ok=True)
     folder, rats = options.data, list(START)
     if options.simulate:

@@ -24,15 +24,14 @@ import json
 import math
 import platform
 import statistics
-import subprocess
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from benchmarks import binning
+from benchmarks.provenance import provenance
 from neuroshare.vae import train
 from neuroshare.vae.likelihoods import Gaussian
 from neuroshare.vae.multimodal import MultimodalVAE
@@ -319,11 +318,7 @@ def main(argv=None):
         "what": f"{n_windows} windows x {len(widths)} subjects, inputs {list(widths)}, "
         f"batch {batch_size}, 2 latents, one thread; seconds per epoch",
         "machine": {"processor": processor(), "isa": torch.backends.cpu.get_cpu_capability()},
-        "versions": {n: version(n) for n in ("torch", "numpy")}
-        | {"python": platform.python_version()},
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
-        ).stdout.strip(),
+        **provenance("torch", "numpy"),
         "rounds": arguments.rounds,
         "gflop_per_epoch": round(gflop, 2),
         "gflop_per_second": {

@@ -22,11 +22,12 @@ import tempfile
 import threading
 import time
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+from benchmarks.provenance import provenance
 
 SUBJECTS, UNITS, TRIALS, SECONDS, BIN_SIZE, RATE = ("a", "b"), 256, 80, 200.0, 0.01, 1.0
 LENGTHS = (40, 80, 160)  # trials
@@ -154,11 +155,6 @@ def lengths() -> list[dict[str, object]]:
     return found
 
 
-def commit() -> str:
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
@@ -183,8 +179,7 @@ def main() -> None:
         "budget_MiB": BUDGET_MIB,
         "same_latents": len(ended) == 1,
         "device": f"{platform.machine()} CPU, one thread",
-        "versions": {name: version(name) for name in ("torch", "numpy", "xarray")},
-        "commit": commit(),
+        **provenance("torch", "numpy", "xarray"),
         "repeats": arguments.repeats,
         "runs": runs,
         "lengths": lengths(),

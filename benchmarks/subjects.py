@@ -9,15 +9,15 @@ mixture bound with all partners, whose time is quadratic in the subjects.
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.provenance import provenance
 
 HERE = Path(__file__).parent
 SIZES = (8, 32, 64, 128, 256, 512)
@@ -115,14 +115,9 @@ def main():
             )  # fmt: skip
             row = results.setdefault(kind, {})[str(size)] = json.loads(done.stdout)
             print(kind, size, row, flush=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False
-    ).stdout.strip()
     document = {
         "what": f"{N_UNITS} units, {N_TRIALS} trials, {N_BINS} bins per subject; one thread",
-        "versions": {n: version(n) for n in ("torch", "numpy")}
-        | {"python": platform.python_version()},
-        "commit": commit,
+        **provenance("torch", "numpy"),
         "results": results,
     }
     arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

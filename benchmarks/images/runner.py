@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import neuroshare
 from benchmarks.images.data import Dataset, Samples
 from benchmarks.images.networks import Classifier, Decoder, Encoder
 from benchmarks.images.probes import (
@@ -31,6 +29,7 @@ from benchmarks.images.probes import (
     train_classifiers,
 )
 from benchmarks.images.suite import Preset, Suite
+from benchmarks.provenance import provenance
 from neuroshare.executor import run_each
 from neuroshare.vae import train
 from neuroshare.vae.multimodal import MultimodalVAE
@@ -111,12 +110,12 @@ def run(
     betas: Sequence[float] | None = None,
     seeds: Sequence[int] = (0,),
     device: str = "auto",
-    processes: int | None = None,
+    jobs: int | None = None,
     progress: bool = True,
 ) -> list[Path]:
     """Fit and score every objective at every beta and seed; what is in `out` already stays.
 
-    Runs are done one after another, or in so many `processes` of one thread each.
+    Runs are done one after another, or in so many processes of one thread each (`jobs`).
 
     Returns
     -------
@@ -133,23 +132,23 @@ def run(
     preset, place, dataset = prepare(suite, preset_name, folder, out, device)
     kept = out / f"{suite.name}-{preset_name}-classifiers.safetensors"
     classifiers = train_classifiers(dataset, preset, kept, progress)
-    alone = progress and processes is None
+    alone = progress and jobs is None
     bench = _Bench(suite, preset_name, preset, dataset, classifiers, place, out, alone)
-    commit = _commit()  # of the code as it was loaded
+    source = provenance("torch")  # of the code as it was loaded
     # Without a rate there is nothing that beta could weigh.
     grids = {
         name: (1.0,) if name == "autoencoder" else tuple(betas or preset.betas)
         for name in objectives
     }
     first, others = (seeds[:1], seeds[1:]) if preset.screen else (seeds, ())
-    paths = _run_all(bench, grids, first, processes, commit)
+    paths = _run_all(bench, grids, first, jobs, source)
     if others:
         runs = [json.loads(path.read_text()) for path in paths]
         grids = {
             name: (chosen_beta([run for run in runs if run["objective"] == name]),)
             for name in objectives
         }
-        paths += _run_all(bench, grids, others, processes, commit)
+        paths += _run_all(bench, grids, others, jobs, source)
     return paths
 
 
@@ -157,8 +156,8 @@ def _run_all(
     bench: _Bench,
     grids: Mapping[str, Sequence[float]],
     seeds: Sequence[int],
-    processes: int | None,
-    commit: str,
+    jobs: int | None,
+    source: dict[str, Any],
 ) -> list[Path]:
     """Do what is not done yet, and give the files of all."""
     items = [
@@ -173,9 +172,9 @@ def _run_all(
                 " Name another --out, or delete it."
             )
     missing = [item for item, path in zip(items, paths, strict=True) if not path.exists()]
-    task = partial(_fit_and_score, commit)
-    threads = 1 if processes else torch.get_num_threads()
-    for position, seconds in run_each(task, bench, missing, processes, threads=threads):
+    task = partial(_fit_and_score, source)
+    threads = 1 if jobs else torch.get_num_threads()
+    for position, seconds in run_each(task, bench, missing, jobs, threads=threads):
         objective, beta, seed = missing[position]
         print(f"{bench.stem}: {objective}, beta {beta:g}, seed {seed}: {seconds:.0f} s", flush=True)
     return paths
@@ -270,7 +269,7 @@ class _Few:
         return self.samples.batch(self.rows[index])
 
 
-def _fit_and_score(commit: str, bench: _Bench, item: tuple[str, float, int]) -> float:
+def _fit_and_score(source: dict[str, Any], bench: _Bench, item: tuple[str, float, int]) -> float:
     """Write the file of one run, and give the seconds that it took."""
     objective, beta, seed = item
     suite, preset, dataset = bench.suite, bench.preset, bench.dataset
@@ -322,8 +321,8 @@ def _fit_and_score(commit: str, bench: _Bench, item: tuple[str, float, int]) -> 
         "test": summary(scores["test"], suite.metric),
         "test_in_full": scores["test"],
         "texts": _texts(vae, dataset),
-        "commit": commit,
-        **_provenance(bench.device),
+        "device": _device(bench.device),
+        **source,
     }
     _write(path, result)
     checkpoint.unlink(missing_ok=True)
@@ -368,24 +367,10 @@ def _different(stored: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join(f"{n} was {stored.get(n)}, is {wanted.get(n)}" for n in names)
 
 
-def _commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    ).stdout.strip()
-
-
-def _provenance(device: torch.device) -> dict[str, Any]:
+def _device(device: torch.device) -> str:
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else f"{platform.machine()} CPU"
-    versions = {"neuroshare": neuroshare.__version__, "torch": torch.__version__}
-    return {
-        "versions": {"python": platform.python_version(), **versions},
-        "device": f"{name}, {torch.get_num_threads()} threads",
-    }
+    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def _write(path: Path, result: Run) -> None:

@@ -50,8 +50,7 @@ def test_the_same_run_again_gives_the_same_scores(tmp_path):
 def test_processes_give_the_scores_of_one(tmp_path):
     several = {"objectives": ["mmvm", "poe"], "seeds": [0, 1]}
     serial, parallel = (
-        smoke(tmp_path / name, processes=processes, **several)
-        for name, processes in (("one", None), ("two", 2))
+        smoke(tmp_path / name, jobs=jobs, **several) for name, jobs in (("one", None), ("two", 2))
     )
     assert len(serial) == len(parallel) == 4
     for one, other in zip(serial, parallel, strict=True):
