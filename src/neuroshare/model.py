@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import copy
-import inspect
-import json
 import os
-import shutil
-import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from safetensors.torch import load_file
-from safetensors.torch import save as as_safetensors
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import Ridge
@@ -43,20 +34,26 @@ from neuroshare.settings import (
     told,
 )
 from neuroshare.start import Start, code_gains, linear_starts, window_sums
+from neuroshare.stored import (
+    customs,
+    damaged,
+    plain,
+    read_model,
+    settings_as_json,
+    settings_of_json,
+    write_model,
+)
 from neuroshare.vae import train as training
-from neuroshare.vae.likelihoods import LIKELIHOODS, Likelihood, make_likelihood
+from neuroshare.vae.likelihoods import Likelihood, make_likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.networks import Decoder, Encoder, repeat_lags
-from neuroshare.vae.objectives import MMVM, OBJECTIVES, Objective, make_objective
+from neuroshare.vae.objectives import MMVM, Objective, make_objective
 from neuroshare.vae.schedule import Schedule
 from neuroshare.vae.stacked import fit_many
 from neuroshare.vae.step import Precision
-from neuroshare.writing import write_whole
 
 Hidden = Sequence[int] | Literal["input"]
 Init = Literal["mcca", "procrustes", "srm", "random"]
-
-_FORMAT = 1
 
 MMVM_RECIPE = {"cross": 0.8, "combine": "mean"}
 """What ``objective="mmvm"`` adds to the rule of the paper, which is ``objective=MMVM()``."""
@@ -68,6 +65,10 @@ class Subject:
 
     hidden: Hidden | None = None
     likelihood: str | Likelihood | None = None
+
+
+_KINDS: dict[str, type] = {"schedule": Schedule, "subject": Subject}
+"""What a constructor takes beside numbers, names, objectives and likelihoods, for its file."""
 
 
 class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
@@ -267,7 +268,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
             "width": train.width,
             "bin_size": train.bin_size,
             "by": train.by,
-            "conditions": [_plain(c) for c in train.conditions],
+            "conditions": [plain(c) for c in train.conditions],
             "trials": {name: _trial_ids(train, name) for name in names},
         }
         arrays = training.as_arrays(history)
@@ -915,35 +916,16 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         The directory appears whole or not at all; an older model there is replaced.
         """
         vae = self._fitted()
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        temporary.mkdir(parents=True)
-        try:
-            weights = {k: v.detach().cpu().contiguous() for k, v in vae.state_dict().items()}
-            weights |= {f"prior.{k}": v for k, v in self._mixture.items()}
-            write_whole(temporary / "weights.safetensors", as_safetensors(weights))
-            stored = {
-                "format": _FORMAT,
-                "params": {k: _to_json(v) for k, v in self.get_params(deep=False).items()},
-                "subjects": list(self.subjects_),
-                "units": {n: [_plain(u) for u in units] for n, units in self.units_.items()},
-                "window": self.window_,
-                "linear": cast(Encoder, vae.encoders[0]).skip is not None,
-                "history": self.history_.to_dict(),
-                "versions": {
-                    "neuroshare": version("neuroshare-latents"),
-                    "torch": torch.__version__,
-                    "numpy": np.__version__,
-                },
-            }
-            write_whole(temporary / "model.json", json.dumps(stored, indent=1).encode())
-            if path.exists():
-                if not (path / "model.json").exists():
-                    raise FileExistsError(f"{path} exists and is not a saved model; not replaced.")
-                shutil.rmtree(path)
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        about = {
+            "params": {k: settings_as_json(v, _KINDS) for k, v in self.get_params(False).items()},
+            "subjects": list(self.subjects_),
+            "units": {n: [plain(u) for u in units] for n, units in self.units_.items()},
+            "window": self.window_,
+            "linear": cast(Encoder, vae.encoders[0]).skip is not None,
+            "history": self.history_.to_dict(),
+        }
+        prior = {f"prior.{name}": value for name, value in self._mixture.items()}
+        write_model(path, about, vae.state_dict() | prior)
 
     @classmethod
     def load(
@@ -973,24 +955,9 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         ValueError
             If the files are damaged or need objects that were not given.
         """
-        path = Path(path)
-        if not (path / "model.json").is_file() or not (path / "weights.safetensors").is_file():
-            raise FileNotFoundError(
-                f"{path} holds no saved model: expected model.json and weights.safetensors."
-            )
-        try:
-            stored = json.loads((path / "model.json").read_text(encoding="utf-8"))
-            weights = load_file(path / "weights.safetensors")
-            fmt = stored["format"]
-        except Exception as error:
-            raise ValueError(_damaged(path, error)) from error
-        if fmt != _FORMAT:
-            raise ValueError(
-                f"{path} has model format {told(fmt)}, expected {_FORMAT}. "
-                "Update neuroshare to read it."
-            )
+        stored, weights = read_model(path)
         own = {"objective": objective, "likelihood": likelihood}
-        for name, kind in _customs("params", stored.get("params")):
+        for name, kind in customs("params", stored.get("params")):
             if own.get(name) is None:
                 raise ValueError(
                     f"{path} was fitted with {kind}, a class of your own; "
@@ -1000,7 +967,7 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         try:
             model = cls._restored(stored, weights, own, device)
         except Exception as error:
-            raise ValueError(_damaged(path, error)) from error
+            raise damaged(path, error) from error
         model._vae.to(model._device()).eval()
         return model
 
@@ -1012,7 +979,9 @@ class SharedLatentModel(BaseEstimator):  # type: ignore[misc]
         own: Mapping[str, object],
         device: str,
     ) -> SharedLatentModel:
-        params: dict[str, Any] = {k: _from_json(k, v, own) for k, v in stored["params"].items()}
+        params: dict[str, Any] = {
+            k: settings_of_json(k, v, _KINDS, own) for k, v in stored["params"].items()
+        }
         params["device"] = device
         model = cls(**params)
         model.check_settings()
@@ -1225,7 +1194,7 @@ def _where(observed: Tensor, value: Tensor) -> NDArray[np.float64]:
 
 
 def _trial_ids(paired: PairedWindows, name: str) -> list[Any]:
-    return [_plain(t) for t in paired.counts[name]["trial"].values[paired.trials[name]]]
+    return [plain(t) for t in paired.counts[name]["trial"].values[paired.trials[name]]]
 
 
 def _tensor(values: NDArray[np.float64]) -> Tensor:
@@ -1295,64 +1264,3 @@ def _check_hidden(hidden: Any) -> None:
     require(listed, "hidden", "SharedLatentModel", "'input' or a list of widths", hidden)
     for width in hidden:
         require_whole(width, "hidden", "SharedLatentModel", 1)
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    why = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
-    return f"{path} is damaged and cannot be read ({why}). Take a copy, or fit and save it again."
-
-
-def _customs(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Parameters that were objects of the user's own classes, and the names of these."""
-    if isinstance(value, dict):
-        if "custom" in value:
-            yield key, value["custom"]
-        for name, item in value.items():
-            yield from _customs(name, item)
-
-
-def _plain(value: Any) -> Any:
-    """A numpy scalar as the Python one that JSON holds."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-_STORED: dict[str, type] = {"schedule": Schedule, "subject": Subject}
-
-
-def _to_json(value: Any) -> Any:
-    """Restate a constructor argument as JSON; objects of this package by name and arguments."""
-    if isinstance(value, Objective | Likelihood):
-        known: Mapping[str, type] = OBJECTIVES if isinstance(value, Objective) else LIKELIHOODS
-        name = next((n for n, c in known.items() if type(value) is c), None)
-        if name is None:
-            return {"custom": type(value).__qualname__}
-        arguments = inspect.signature(type(value).__init__).parameters
-        kept = {k: _to_json(getattr(value, k)) for k in arguments if k != "self"}
-        return {"object": name, "arguments": kept}
-    if isinstance(value, Schedule | Subject):
-        name = type(value).__name__.lower()
-        return {
-            "object": name,
-            "arguments": {k: _to_json(getattr(value, k)) for k in value.__dict__},
-        }
-    if isinstance(value, Mapping):
-        return {"mapping": {str(k): _to_json(v) for k, v in value.items()}}
-    if isinstance(value, tuple | list | np.ndarray):
-        return [_to_json(v) for v in value]
-    return _plain(value)
-
-
-def _from_json(key: str, value: Any, own: Mapping[str, object] = MappingProxyType({})) -> Any:
-    """Undo `_to_json`; `own` holds the user's objects that stand for classes of their own."""
-    if isinstance(value, list):
-        return tuple(_from_json(key, v, own) for v in value)
-    if not isinstance(value, dict):
-        return value
-    if "custom" in value:
-        return own[key]
-    if "mapping" in value:
-        return {k: _from_json(key, v, own) for k, v in value["mapping"].items()}
-    known = {**OBJECTIVES, **LIKELIHOODS, **_STORED}
-    return known[value["object"]](
-        **{k: _from_json(k, v, own) for k, v in value["arguments"].items()}
-    )
