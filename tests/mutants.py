@@ -1,8 +1,9 @@
 """Mutants of the sharing rules: how many of them do the tests catch?
 
 ``python tests/mutants.py [NUMBER]`` changes one thing at a time in the experts and objectives (an
-operator, a constant, a dropped term or call, swapped arguments), runs the tests that concern them
-until one fails, and writes ``tests/mutants.json``. NUMBER mutants are drawn, or all are run.
+operator, a constant, a dropped term or call, swapped arguments), runs the tests that reach it, the
+fastest first, until one fails, and writes ``tests/mutants.json``. NUMBER mutants are drawn, or all
+are run, in random order: what is written so far holds for all if it is stopped.
 """
 
 import ast
@@ -11,9 +12,11 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 
 # Before the forks: imported once, they cost the mutants nothing.
@@ -28,7 +31,10 @@ SRC = HERE.parent / "src"
 FOLDER = "neuroshare/vae"
 RULES = sorted((SRC / FOLDER / "objectives").glob("[!_]*.py"))
 FILES = ["experts.py", *(f"objectives/{path.name}" for path in RULES)]
-TESTS = [str(HERE / "vae" / name) for name in ("test_experts.py", "test_objectives.py")]
+TESTS = [
+    str(HERE / "vae" / f"test_{name}.py")
+    for name in ("experts", "objectives", "multimodal", "log_marginal")
+]
 SECONDS = 240
 
 OPERATORS = {
@@ -88,7 +94,7 @@ def sites(tree):
 
 
 def mutants():
-    """What was changed to what, the file, and its whole changed source."""
+    """What was changed to what, the file, its lines, and its whole changed source."""
     for file in FILES:
         tree = ast.parse((SRC / FOLDER / file).read_text(encoding="utf-8"))
         for parent, field, k, node in sites(tree):
@@ -97,7 +103,9 @@ def mutants():
                 _put(parent, field, k, other)
                 text = ast.unparse(ast.fix_missing_locations(copy.deepcopy(tree)))
                 _put(parent, field, k, node)
-                yield f"{file}:{node.lineno}: {before} -> {ast.unparse(other)}", file, text
+                lines = range(node.lineno, node.end_lineno + 1)
+                at = f"{file}:{node.lineno}:{node.col_offset}"
+                yield f"{at}: {before} -> {ast.unparse(other)}", file, lines, text
 
 
 def _put(parent, field, k, node):
@@ -107,52 +115,101 @@ def _put(parent, field, k, node):
         getattr(parent, field)[k] = node
 
 
-def caught(file, text):
-    """Whether a test fails, in a process of its own that knows a changed package."""
+class Reach:
+    """Plugin that notes which lines of the rules each test reaches, and how long it takes."""
+
+    def __init__(self, folder):
+        self.files = {str(folder / FOLDER / file): file for file in FILES}
+        self.tests = {}
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_protocol(self, item):
+        lines, began = defaultdict(set), time.process_time()
+
+        def trace(frame, event, argument):
+            file = self.files.get(frame.f_code.co_filename)
+            if file is None:
+                return None
+            lines[file].add(frame.f_lineno)
+            return trace
+
+        sys.settrace(trace)
+        yield
+        sys.settrace(None)
+        reached = {file: sorted(numbers) for file, numbers in lines.items()}
+        self.tests[item.nodeid] = {"seconds": time.process_time() - began, "lines": reached}
+
+
+class Only:
+    """Plugin that runs some tests, in a given order."""
+
+    def __init__(self, tests):
+        self.place = {test: place for place, test in enumerate(tests)}
+
+    def pytest_collection_modifyitems(self, items):
+        items[:] = sorted(
+            (item for item in items if item.nodeid in self.place),
+            key=lambda item: self.place[item.nodeid],
+        )
+
+
+def fails(folder, plugin, kept=None):
+    """Whether a test fails, in a process of its own that knows the package in a folder."""
+    child = os.fork()
+    if child == 0:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        sys.path.insert(0, str(folder))
+        os.chdir(HERE.parent)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # an endless loop is caught as well
+        options = ["-x", "-q", "-p", "no:cacheprovider"]
+        # What was imported before the fork is not rewritten, and need not be.
+        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        code = pytest.main([*TESTS, *options], plugins=[plugin])
+        if kept is not None:
+            kept.write_text(json.dumps(plugin.tests), encoding="utf-8")
+        os._exit(int(code))
+    return os.waitpid(child, 0)[1] != 0
+
+
+def reach():
+    """Seconds and lines of every test, without any change."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder, kept = Path(folder), Path(folder) / "reach.json"
+        shutil.copytree(SRC, folder, dirs_exist_ok=True)
+        assert not fails(folder, Reach(folder), kept), "the tests fail without any change"
+        return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def caught(file, lines, text, tests):
+    """Whether a test that reaches the lines fails with the changed text; all, if none does."""
+    reached = [t for t, about in tests.items() if {*lines} & {*about["lines"].get(file, ())}]
+    order = sorted(reached or tests, key=lambda test: tests[test]["seconds"])
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(SRC, folder, dirs_exist_ok=True)
         (Path(folder) / FOLDER / file).write_text(text, encoding="utf-8")
-        child = os.fork()
-        if child == 0:
-            quiet = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(quiet, 1)
-            os.dup2(quiet, 2)
-            sys.path.insert(0, folder)
-            os.chdir(HERE.parent)
-            # Those of the rules use the experts as well; those of the experts know no rule.
-            tests = TESTS if file == "experts.py" else TESTS[1:]
-            options = ["-x", "-q", "-p", "no:cacheprovider"]
-            # What was imported before the fork is not rewritten, and need not be.
-            options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
-            os._exit(int(pytest.main([*tests, *options]) != 0))
-        began = time.monotonic()
-        while True:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                return status != 0
-            if time.monotonic() - began > SECONDS:  # an endless loop is caught as well
-                os.kill(child, 9)
-                os.waitpid(child, 0)
-                return True
-            time.sleep(0.05)
+        return fails(folder, Only(order))
 
 
 def main(number=None, seed=0):
     torch.set_num_threads(1)
     every = list(mutants())
-    drawn = random.Random(seed).sample(every, min(number or len(every), len(every)))
-    run = [mutant for mutant in drawn if mutant[0] not in EQUIVALENT]
-    survived = []
-    for file in FILES[:2]:
-        text = (SRC / FOLDER / file).read_text(encoding="utf-8")
-        assert not caught(file, text), "the tests fail without any change"
-    for n, (name, file, text) in enumerate(run, 1):
-        if not caught(file, text):
+    stale = set(EQUIVALENT) - {name for name, *_ in every}
+    assert not stale, f"mutants_equivalent.json names what is no mutant: {sorted(stale)}"
+    tests = reach()
+    survived, run, equivalent = [], 0, 0
+    for name, *mutant in random.Random(seed).sample(every, number or len(every)):
+        if name in EQUIVALENT:
+            equivalent += 1
+            continue
+        run += 1
+        if not caught(*mutant, tests):
             survived.append(name)
-        print(n, n - len(survived), survived[-1:] if name in survived else "", flush=True)
+        print(run, run - len(survived), survived[-1:] if name in survived else "", flush=True)
         result = {
-            "mutants": len(every), "drawn": len(drawn), "equivalent": len(drawn) - len(run),
-            "run": n, "caught": n - len(survived), "share": round(1 - len(survived) / n, 3),
+            "mutants": len(every), "equivalent": equivalent, "run": run,
+            "caught": run - len(survived), "share": round(1 - len(survived) / run, 3),
             "survived": survived,
         }  # fmt: skip
         kept = json.dumps(result, indent=1, ensure_ascii=False) + "\n"

@@ -190,8 +190,8 @@ def test_weights_are_equal_over_the_observed_and_zero_elsewhere(observed):
         assert len(weight[:, sample][observed[:, sample]].unique()) <= 1
 
 
-def _mixture(q, observed):
-    z = torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(6, 1, 1).expand(6, S, L)
+def _mixture(q, observed, n=6):
+    z = torch.linspace(-2, 2, n, dtype=torch.float64).reshape(n, 1, 1).expand(n, S, L)
     return experts.mixture_log_prob(q, z, experts.weights(observed, torch.float64).log())
 
 
@@ -238,6 +238,10 @@ def test_subsets_are_all_non_empty_ones_once():
 def test_too_many_subsets_are_refused_with_a_way_out():
     with pytest.raises(ValueError, match=r"13 modalities have 8191 subsets.*'mmvm'"):
         experts.subsets(13)
+
+
+def test_twelve_modalities_are_not_too_many():
+    assert experts.subsets(12).shape == (4095, 12)
 
 
 def test_split_takes_the_first_latents_and_the_rest(q):
@@ -299,6 +303,21 @@ def test_mixtures_in_parts_equal_the_whole_with_their_gradients(q, observed, mon
     monkeypatch.setattr(experts, "_LARGE", q.loc.numel())
     for a, b in zip(density_and_gradient(), whole, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("larger", "n_parts"), [(1, 5), (2, 3), (5, 1)])
+def test_no_part_of_a_mixture_is_larger_than_allowed(q, monkeypatch, larger, n_parts):
+    sizes, whole = [], experts._mixture
+
+    def watched(loc, scale, z, log_weight):
+        sizes.append(len(z) * loc.numel())
+        return whole(loc, scale, z, log_weight)
+
+    monkeypatch.setattr(experts, "_mixture", watched)
+    monkeypatch.setattr(experts, "_LARGE", larger * q.loc.numel())
+    _mixture(q, MASKS["all"], 5)
+    assert len(sizes) == n_parts
+    assert max(sizes) <= experts._LARGE
 
 
 def test_a_sample_of_all_others_is_the_whole_mixture(q, observed):

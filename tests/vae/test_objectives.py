@@ -28,6 +28,7 @@ from neuroshare.vae.objectives import (
     make_objective,
 )
 from neuroshare.vae.schedule import Schedule
+from neuroshare.vae.stacked import fit_many
 from neuroshare.vae.train import fit
 
 M, S, L = 3, 4, 6
@@ -40,6 +41,7 @@ CASES = {
     "mmvm mixture prior_weight": lambda: MMVM(bound="mixture", prior_weight=0.3),
     "mmvm private": lambda: MMVM(private_dim=2, private_beta=0.5),
     "mmvm mixture private": lambda: MMVM(bound="mixture", private_dim=2),
+    "mmvm mixture n_partners": lambda: MMVM(bound="mixture", n_partners=1),
     "mmvm cross": lambda: MMVM(cross=0.5),
     "mmvm cross private": lambda: MMVM(cross=1.0, private_dim=2),
     "poe sub_elbos": lambda: PoE(sub_elbos=True),
@@ -51,7 +53,9 @@ CASES = {
     "mopoe n_subsets": lambda: MoPoE(n_subsets=3),
     "mmvae_plus 2 private": lambda: MMVAEPlus(private_dim=2),
 }
-CHOOSY = {"mmvm cross", "mmvm cross private", "mopoe n_subsets"}
+PARTNERED = {"mmvm cross", "mmvm cross private", "mmvm mixture n_partners"}
+"""Those that draw a partner anew for every batch."""
+CHOOSY = {*PARTNERED, "mopoe n_subsets"}
 """Those that draw a partner or subsets besides Gaussian noise."""
 
 every_case = pytest.mark.parametrize("case", CASES)
@@ -214,10 +218,10 @@ def test_permuting_subjects_permutes_likelihoods_and_latents_and_leaves_the_rate
     torch.testing.assert_close(permuted.latents(toy.take(order).q, observed[order]), latents)
 
 
-@pytest.mark.parametrize("case", sorted(set(CASES) - {"mmvm cross", "mmvm cross private"}))
+@pytest.mark.parametrize("case", sorted(set(CASES) - PARTNERED))
 def test_samples_do_not_mix(case, toy, noise):
     noise(0.7)
-    objective = made(case).eval()  # cross draws its partner anew for each batch
+    objective = made(case).eval()
     elbo = objective.loss(toy.q, SOME, toy.log_lik)
     part = Toy(toy.loc[:, 1:3], toy.scale[:, 1:3], toy.decoders, [x[1:3] for x in toy.x])
     alone = objective.loss(part.q, SOME[:, 1:3], part.log_lik)
@@ -452,17 +456,49 @@ def test_prior_weight_follows_its_schedule(bound, toy, noise):
     noise(0.3)
     annealed = MMVM(bound=bound, prior_weight=Schedule(1.0, 0.0, epochs=4)).double()
     for epoch in range(6):
-        annealed.start_epoch(epoch)
         constant = MMVM(bound=bound, prior_weight=max(1 - epoch / 4, 0.0)).double()
         rates = [o.loss(toy.q, SOME, toy.log_lik).rate for o in (annealed, constant)]
         torch.testing.assert_close(*rates)
+        annealed.start_epoch(epoch + 1)
 
 
-def test_private_latents_get_the_standard_prior_and_shared_ones_the_mixture(toy):
+def test_what_follows_a_schedule_is_no_weight():
+    assert not MMVM(prior_weight=Schedule(1.0, 0.0, epochs=4)).state_dict()
+
+
+@pytest.mark.parametrize("n_partners", [M - 1, M, M + 3])
+def test_as_many_partners_as_there_are_make_the_whole_mixture(n_partners, toy, noise):
+    noise(0.3)
+    rates = [
+        MMVM(bound="mixture", n_partners=n).loss(toy.q, SOME, toy.log_lik).rate
+        for n in (n_partners, None)
+    ]
+    torch.testing.assert_close(*rates)
+
+
+def test_fewer_partners_than_there_are_are_drawn_anew(toy, noise):
+    noise(0.3)
+    rule = MMVM(bound="mixture", n_partners=M - 2)
+    rates = {rule.loss(toy.q, EVERYONE, toy.log_lik).rate.sum().item() for _ in range(20)}
+    assert len(rates) > 1
+
+
+@pytest.mark.parametrize(
+    ("cross", "n_modalities", "n_codes"), [(0.0, M, 1), (0.5, M, 2), (1.0, M, 2), (0.5, 1, 1)]
+)
+def test_decoders_are_asked_of_another_ones_code_only_where_it_counts(cross, n_modalities, n_codes):
+    toy, asked = make_toy(n_modalities), []
+    observed = torch.ones(n_modalities, S, dtype=torch.bool)
+    MMVM(cross=cross).loss(toy.q, observed, lambda z: asked.append(z) or toy.log_lik(z))
+    assert [z.shape for z in asked] == [(n_modalities, n_codes, S, L)]
+
+
+@pytest.mark.parametrize(("settings", "beta"), [({"private_beta": 0.1}, 0.1), ({}, 1.0)])
+def test_private_latents_get_the_standard_prior_and_shared_ones_the_mixture(toy, settings, beta):
     shared, private = split(toy.q, L - 2)
-    got = MMVM(private_dim=2, private_beta=0.1).loss(toy.q, SOME, toy.log_lik).rate
+    got = MMVM(private_dim=2, **settings).loss(toy.q, SOME, toy.log_lik).rate
     of_shared = MMVM().loss(shared, SOME, lambda z: z.sum(-1)).rate
-    torch.testing.assert_close(got, of_shared + 0.1 * (SOME * kl_standard(private)).sum(0))
+    torch.testing.assert_close(got, of_shared + beta * (SOME * kl_standard(private)).sum(0))
 
 
 def test_cross_asks_the_likelihood_of_another_ones_shared_code(toy, noise):
@@ -531,6 +567,13 @@ def test_the_importance_weighted_bound_tightens_with_the_number_of_draws(toy):
     assert bounds[-1].mean() < evidence + 4 * bounds[-1].std() / math.sqrt(n)
 
 
+@masks
+def test_draws_that_are_all_alike_have_the_log_likelihood_of_one(observed, toy, noise):
+    noise(0.0)
+    one, many = (MoE(n_importance=k).loss(toy.q, observed, toy.log_lik) for k in (1, 5))
+    torch.testing.assert_close(many.log_lik[observed], one.log_lik[observed])
+
+
 def test_the_importance_weighted_bound_reaches_the_evidence_of_a_linear_gaussian_model(toy):
     # Every expert the exact posterior: the weights are constant, one draw is enough.
     w = torch.cat(toy.decoders)
@@ -547,12 +590,13 @@ def test_the_importance_weighted_bound_reaches_the_evidence_of_a_linear_gaussian
 
 
 def moe_gradients(toy, observed, *, dreg, seed, n=1):
-    """Loss and gradients of one noise: (loss, loc, decoders)."""
+    """Loss and gradients of one noise: (loss, loc and scale, decoders)."""
     torch.manual_seed(seed)
     many, mask = toy.repeat(n).with_gradient(), observed.repeat(1, n)
     loss = total(MoE(n_importance=5, dreg=dreg).loss(many.q, mask, many.log_lik), mask)
     loss.backward()
-    return loss.detach(), many.loc.grad * n * S, [w.grad for w in many.decoders]
+    encoders = torch.cat([many.loc.grad, many.scale.grad], -1) * n * S
+    return loss.detach(), encoders, [w.grad for w in many.decoders]
 
 
 @masks
@@ -570,7 +614,7 @@ def test_the_doubly_reparameterised_gradient_of_one_encoder_is_that_of_iwae_on_a
     toy, observed, _ = alone(1)
     n = 8000
     plain, doubly = (
-        moe_gradients(toy, observed, dreg=d, seed=s, n=n)[1].view(n, S, L)
+        moe_gradients(toy, observed, dreg=d, seed=s, n=n)[1].view(n, S, 2 * L)
         for s, d in enumerate((False, True))
     )
     assert_equal_means(plain, doubly)
@@ -582,6 +626,12 @@ def test_drawn_subsets_are_unbiased_for_all_subsets(observed, toy, noise):
     every = estimates(MoPoE(), toy, observed)
     drawn = estimates(MoPoE(n_subsets=3), toy, observed, n=600)
     assert_equal_means(drawn, every.expand(2, -1, -1))
+
+
+def test_a_sample_of_nobody_has_no_subset(toy):
+    nobody = torch.zeros(M, S, dtype=torch.bool)
+    _, weight = MoPoE().posterior(toy.q, nobody)
+    assert (weight == 0).all()
 
 
 def test_all_subsets_are_used_outside_training(toy, noise):
@@ -749,6 +799,7 @@ def test_a_rule_is_made_by_name_or_taken_as_it_is():
         (lambda: MMVM(prior_weight=Schedule(2.0, 0.0, 3)), r"'prior_weight'.*\[0, 1\]"),
         (lambda: MMVM(private_dim=-1), r"private_dim >= 0.*Got -1"),
         (lambda: MMVM(cross=-0.1), r"'cross'.*\[0, 1\]. Got -0.1"),
+        (lambda: MMVM(cross=1.1), r"'cross'.*\[0, 1\]. Got 1.1"),
         (lambda: MoE(n_importance=0), r"n_importance >= 1. Got 0"),
         (lambda: MMVAEPlus(private_dim=0), r"private_dim >= 1. Got 0"),
         (lambda: MMVM(bound="mixture", n_partners=0), r"'n_partners'.*at least 1.*Got 0"),
@@ -856,6 +907,34 @@ def test_a_ninth_rule_trains_and_imputes_without_any_change_of_the_package():
     assert (imputed - x[1]).square().mean() < 0.5 * x[1].square().mean()
 
 
+class Counted(Independent):
+    """Counts how often its loss is asked for."""
+
+    calls = 0
+
+    def loss(self, q, observed, log_lik):
+        Counted.calls += 1
+        return super().loss(q, observed, log_lik)
+
+
+class CountedApart(Counted):
+    stackable = False
+
+
+@pytest.mark.parametrize(("rule", "in_training"), [(Counted, 1), (CountedApart, 3)])
+def test_a_rule_is_computed_for_many_models_at_once_unless_it_says_that_it_cannot(
+    rule, in_training, monkeypatch
+):
+    monkeypatch.setattr(Counted, "calls", 0)
+    vaes = [
+        MultimodalVAE([LinearEncoder(5, L)], [nn.Linear(L, 5)], [Gaussian()], rule())
+        for _ in range(3)
+    ]
+    data = Dataset([torch.randn(8, 5)])
+    fit_many(vaes, data, betas=[1.0] * 3, epochs=1, batch_size=8, progress=False)
+    assert Counted.calls == in_training + len(vaes)  # each is evaluated at the end
+
+
 # ---------------------------------------------------------------------------- what rules say
 
 
@@ -870,14 +949,22 @@ def test_only_rules_that_share_nothing_and_those_without_a_prior_say_so():
     }
 
 
-def test_an_absent_subject_has_the_mean_shared_code_and_no_private_one(toy):
-    latents = MMVM(private_dim=2).latents(toy.q, SOME)
+@pytest.mark.parametrize("case", ["mmvm private", "mmvae_plus 2 private"])
+def test_an_absent_subject_has_the_mean_shared_code_and_the_private_one_of_its_prior(case, toy):
+    objective = made(case)
+    latents = objective.latents(toy.q, SOME)
     seen = SOME.unsqueeze(-1)
     mean = (toy.loc * seen).sum(0) / seen.sum(0)
     for m, s in (~SOME).nonzero().tolist():
         torch.testing.assert_close(latents[m, s, :-2], mean[s, :-2])
-        assert (latents[m, s, -2:] == 0).all()
+        assert (latents[m, s, -2:] == objective.private_mean(m)).all()
+        if case == "mmvm private":
+            assert (latents[m, s, -2:] == 0).all()
     assert torch.equal(latents[SOME], toy.loc[SOME])
+
+
+def test_every_rule_but_the_doubly_reparameterised_one_can_be_stacked():
+    assert {case for case in CASES if not made(case).stackable} == {"moe dreg"}
 
 
 @pytest.mark.parametrize("private_dim", [0, 2])
@@ -888,6 +975,8 @@ def test_the_mean_code_is_stretched_as_codes_agree(toy, private_dim):
     objective.build(M, L)
     n = SOME.sum(0).unsqueeze(-1)
     mean = (toy.loc * SOME.unsqueeze(-1)).sum(0)[..., :n_shared] / n
+    unmeasured, _ = objective.imputing(toy.q, SOME)
+    torch.testing.assert_close(unmeasured[0, :, :n_shared], mean)
     for target, crossed in ((1.0, 1.0), (1.5, 0.5), (0.7, 0.2)):
         objective.set_gain(torch.full((n_shared,), target, dtype=torch.float64), eye, crossed * eye)
         z, weight = objective.imputing(toy.q, SOME)
