@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.images.runner import Run, chosen_beta
+from benchmarks.images.suite import load
 
 PANELS = {"probe": "linear probe", "coherence": "coherence"}
 """Scores of the scatter, over the reconstruction error."""
@@ -74,7 +75,11 @@ def summarise(out: Path) -> list[Path]:
     written = []
     for (suite, preset), runs in read_runs(out).items():
         names = dict.fromkeys(run["objective"] for run in runs)
-        chosen = {name: chosen_beta([r for r in runs if r["objective"] == name]) for name in names}
+        rule = load(suite).presets[preset]
+        chosen = {
+            name: chosen_beta([run for run in runs if run["objective"] == name], rule)
+            for name in names
+        }
         rows = table(runs, chosen)
         stem = out / f"images_{suite}_{preset}"
         stem.with_suffix(".md").write_text(markdown(rows) + "\n")

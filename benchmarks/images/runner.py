@@ -94,7 +94,8 @@ class _Bench:
     def settings(self) -> dict[str, Any]:
         """All that decides a run beside its objective, beta and seed, as JSON gives it back."""
         settings = dataclasses.asdict(self.preset)
-        del settings["betas"]
+        for choice in ("betas", "max_error", "screen"):  # of runs, not in one
+            del settings[choice]
         parts = ("train", "validation", "test")
         settings["samples"] = {part: len(getattr(self.dataset, part)) for part in parts}
         return json.loads(json.dumps(settings, default=str))
@@ -145,7 +146,7 @@ def run(
     if others:
         runs = [json.loads(path.read_text()) for path in paths]
         grids = {
-            name: (chosen_beta([run for run in runs if run["objective"] == name]),)
+            name: (chosen_beta([run for run in runs if run["objective"] == name], preset),)
             for name in objectives
         }
         paths += _run_all(bench, grids, others, jobs, source)
@@ -180,10 +181,9 @@ def _run_all(
     return paths
 
 
-def chosen_beta(runs: Sequence[Run]) -> float:
+def chosen_beta(runs: Sequence[Run], preset: Preset) -> float:
     """The beta of one objective, by validation samples alone; `Preset` has the rule."""
-    settings = runs[0]["settings"]
-    if settings["screen"]:
+    if preset.screen:
         least = min(run["seed"] for run in runs)
         runs = [run for run in runs if run["seed"] == least]
 
@@ -194,10 +194,10 @@ def chosen_beta(runs: Sequence[Run]) -> float:
         return float(np.mean(known)) if known else 0.0
 
     betas = sorted({run["beta"] for run in runs})
-    if settings["max_error"] is None:
+    if preset.max_error is None:
         return max(betas, key=lambda beta: held_out(beta, "probe", "coherence"))
     errors = {beta: held_out(beta, "joint_error") for beta in betas}
-    within = [beta for beta in betas if errors[beta] <= settings["max_error"]]
+    within = [beta for beta in betas if errors[beta] <= preset.max_error]
     return max(within, default=min(betas, key=errors.__getitem__))
 
 

@@ -50,7 +50,7 @@ def test_the_same_run_again_gives_the_same_scores(tmp_path):
 def test_processes_give_the_scores_of_one(tmp_path):
     several = {"objectives": ["mmvm", "poe"], "seeds": [0, 1]}
     serial, parallel = (
-        smoke(tmp_path / name, jobs=jobs, **several) for name, jobs in (("one", None), ("two", 2))
+        smoke(tmp_path / name, jobs=jobs, **several) for name, jobs in (("one", 1), ("two", 2))
     )
     assert len(serial) == len(parallel) == 4
     for one, other in zip(serial, parallel, strict=True):
@@ -85,28 +85,31 @@ def test_methods_of_one_seed_start_from_the_same_networks(tmp_path):
     assert not torch.equal(weights, others)
 
 
-def scored(beta, seed, validation, test=0.5, error=0.0, **settings):
+def scored(beta, seed, validation, test=0.5, error=0.0):
     held = {"probe": validation, "coherence": None, "joint_error": error}
     scores = {"probe": test, "coherence": test, "joint_error": test}
-    settings = {"max_error": None, "screen": False, **settings}
-    return {"beta": beta, "seed": seed, "validation": held, "test": scores, "settings": settings}
+    return {"beta": beta, "seed": seed, "validation": held, "test": scores}
+
+
+def rule(**settings):
+    return replace(suite.load("polymnist").presets["smoke"], **settings)
 
 
 def test_beta_is_chosen_on_validation_samples():
     runs = [scored(1, 0, 0.5, 0.9), scored(1, 1, 0.5, 0.9), scored(2, 0, 0.9), scored(2, 1, 0.2)]
-    assert runner.chosen_beta(runs) == 2
+    assert runner.chosen_beta(runs, rule()) == 2
 
 
 @pytest.mark.parametrize(("limit", "beta"), [(0.1, 1), (0.25, 2), (0.9, 4), (0.05, 1)])
 def test_the_largest_beta_within_an_error_is_chosen(limit, beta):
     errors = {1: 0.1, 4: 0.4, 2: 0.2}
-    runs = [scored(b, 0, 1 / b, error=error, max_error=limit) for b, error in errors.items()]
-    assert runner.chosen_beta(runs) == beta
+    runs = [scored(b, 0, 1 / b, error=error) for b, error in errors.items()]
+    assert runner.chosen_beta(runs, rule(max_error=limit)) == beta
 
 
 def test_the_first_seed_chooses_for_the_others(tmp_path, monkeypatch):
     polymnist = suite.load("polymnist")
-    preset = replace(polymnist.presets["smoke"], betas=(0.5, 2.0), screen=True, max_error=1.0)
+    preset = rule(betas=(0.5, 2.0), screen=True, max_error=1.0)
     monkeypatch.setitem(polymnist.presets, "smoke", preset)
     paths = runner.run(
         polymnist, "smoke", None, tmp_path, objectives=["mmvm"], seeds=(0, 1), progress=False
@@ -114,7 +117,7 @@ def test_the_first_seed_chooses_for_the_others(tmp_path, monkeypatch):
     runs = [json.loads(path.read_text()) for path in paths]
     assert [(run["seed"], run["beta"]) for run in runs] == [(0, 0.5), (0, 2.0), (1, 2.0)]
     # Whatever another seed says.
-    assert runner.chosen_beta([*runs, {**runs[2], "beta": 9.0}]) == 2.0
+    assert runner.chosen_beta([*runs, {**runs[2], "beta": 9.0}], preset) == 2.0
 
 
 def test_arrows_lead_from_small_beta_to_large(tmp_path):
