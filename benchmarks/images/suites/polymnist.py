@@ -204,18 +204,18 @@ SUITE = Suite(
     presets={
         "smoke": smoke(7, n_modalities=3, n_validation=60, fresh=True),
         # Digits lie up to one pixel from the centre and an epoch is 4,000 samples of 30,000: what
-        # three minutes of one core can learn. Errors of 0.0028 and less are what a plain VAE
-        # (independent, beta 1) has.
+        # three minutes of one core can learn. On validation samples a plain VAE (independent,
+        # beta 1) has an error of 0.0020; methods may have a tenth more.
         "small": Preset(
             latent_dim=64,
             epochs=90,
             lr=Schedule(3e-3, 0.0, 90),
-            betas=(0.5, 1.0),
+            betas=(0.4, 1.0),
             batch_size=64,
             anneal=0.2,
-            max_error=0.0028,
+            max_error=0.0022,
             screen=True,
-            n_probe=4000,
+            n_probe=1000,
             n_subsets=2,
             precision="bf16",
             size=Size(32, 32, 7, 4, branch=1.0),
