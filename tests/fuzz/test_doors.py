@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 MANY = int(os.environ.get("NEUROSHARE_FUZZ") or 0)
 NUMBERS = {"nwb": MANY or 200, "arrays": MANY or 200, "toml": MANY or 50, "models": MANY or 200}
 
-# Inputs that once were answered wrongly.
+# Inputs that once were answered wrongly, or took the process with them.
 FOUND = json.loads((HERE / "corpus" / "found.json").read_text(encoding="utf-8"))
 
 
