@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.images.runner import Run, chosen_beta
+from benchmarks.images.runner import Run, chosen_betas
 from benchmarks.images.suite import load
 
 PANELS = {"probe": "linear probe", "coherence": "coherence"}
@@ -74,12 +74,7 @@ def summarise(out: Path) -> list[Path]:
     """Write a table (.md), the runs in one file (.json) and the figures of every suite in `out`."""
     written = []
     for (suite, preset), runs in read_runs(out).items():
-        names = dict.fromkeys(run["objective"] for run in runs)
-        rule = load(suite).presets[preset]
-        chosen = {
-            name: chosen_beta([run for run in runs if run["objective"] == name], rule)
-            for name in names
-        }
+        chosen = chosen_betas(runs, load(suite).presets[preset])
         rows = table(runs, chosen)
         stem = out / f"images_{suite}_{preset}"
         stem.with_suffix(".md").write_text(markdown(rows) + "\n")

@@ -145,10 +145,7 @@ def run(
     paths = _run_all(bench, grids, first, jobs, source)
     if others:
         runs = [json.loads(path.read_text()) for path in paths]
-        grids = {
-            name: (chosen_beta([run for run in runs if run["objective"] == name], preset),)
-            for name in objectives
-        }
+        grids = {name: (beta,) for name, beta in chosen_betas(runs, preset).items()}
         paths += _run_all(bench, grids, others, jobs, source)
     return paths
 
@@ -179,6 +176,15 @@ def _run_all(
         objective, beta, seed = missing[position]
         print(f"{bench.stem}: {objective}, beta {beta:g}, seed {seed}: {seconds:.0f} s", flush=True)
     return paths
+
+
+def chosen_betas(runs: Sequence[Run], preset: Preset) -> dict[str, float]:
+    """The beta of each objective."""
+    names = dict.fromkeys(run["objective"] for run in runs)
+    return {
+        name: chosen_beta([run for run in runs if run["objective"] == name], preset)
+        for name in names
+    }
 
 
 def chosen_beta(runs: Sequence[Run], preset: Preset) -> float:

@@ -74,7 +74,7 @@ class History:
     validation_loss: list[float] = field(default_factory=list)
     best_epoch: int | None = None
     final_loss: float | None = None
-    """On the training samples, of the weights that are kept: no epoch has seen the last step."""
+    """On one training batch, of the weights that are kept: no epoch has seen the last step."""
     interrupted: bool = False
 
     @property
