@@ -1,4 +1,4 @@
-"""`python -m benchmarks run | plot | speed`: what has a command line of its own is in README.md."""
+"""`python -m benchmarks run | plot | speed | compare`; README.md tells of those with their own."""
 
 import argparse
 import sys
@@ -72,7 +72,13 @@ def _speed(argv: list[str]) -> None:
     speed.main(argv)
 
 
-COMMANDS = {"run": _run, "plot": _plot, "speed": _speed}
+def _compare(argv: list[str]) -> None:
+    from benchmarks import tracking
+
+    tracking.main(argv)
+
+
+COMMANDS = {"run": _run, "plot": _plot, "speed": _speed, "compare": _compare}
 
 
 def main(argv: list[str]) -> None:

@@ -48,14 +48,14 @@ def absent(seed: int) -> dict[str, float]:
     rng = np.random.default_rng(seed)
     thinned = {}
     for name, array in counts.items():
-        trained = train.trials[name]
+        trained = train.trial_ids(name)
         gone = rng.permutation(trained)[: round(0.3 * len(trained))]
         if name == "mitt":
-            gone = np.union1d(gone, trained[array["odor"].values[trained] == "C"])
-        thinned[name] = array.isel(trial=np.setdiff1d(trained, gone))
+            gone = np.union1d(gone, trained[array["odor"].sel(trial=trained).values == "C"])
+        thinned[name] = array.sel(trial=np.setdiff1d(trained, gone))
     fewer = ns.pair_subjects(thinned, by="odor", step=STEP, allow_missing=True, seed=seed)
     model = ns.SharedLatentModel(progress=False, seed=seed).fit(fewer)
-    held_out = {n: a.isel(trial=test.trials[n]) for n, a in counts.items()}
+    held_out = {n: a.sel(trial=test.trial_ids(n)) for n, a in counts.items()}
     held_out["mitt"] = held_out["mitt"].isel(trial=held_out["mitt"]["odor"].values != "C")
     scored = ns.pair_subjects(held_out, by="odor", step=STEP, allow_missing=True)
     remaining = cross(model, fewer, scored)
@@ -86,12 +86,11 @@ def added(seed: int, trials_per_odor: tuple[int, ...] = (2, 4, 8, 15, 30)) -> di
     before = frozen.transform(test.select(known))
     curve = {}
     for k in trials_per_odor:
-        odor = counts[new]["odor"].values[train.trials[new]]
-        few = np.concatenate(
-            [rng.permutation(train.trials[new][odor == o])[:k] for o in np.unique(odor)]
-        )
-        fewer = {n: a.isel(trial=train.trials[n]) for n, a in counts.items() if n != new}
-        fewer[new] = counts[new].isel(trial=np.sort(few))
+        trained = train.trial_ids(new)
+        odor = counts[new]["odor"].sel(trial=trained).values
+        few = np.concatenate([rng.permutation(trained[odor == o])[:k] for o in np.unique(odor)])
+        fewer = {n: a.sel(trial=train.trial_ids(n)) for n, a in counts.items() if n != new}
+        fewer[new] = counts[new].sel(trial=np.sort(few))
         part = ns.pair_subjects(fewer, by="odor", step=STEP, seed=seed)
         model = ns.SharedLatentModel(progress=False, seed=seed).fit(train.select(known))
         model.add_subject(new, part)

@@ -26,7 +26,7 @@ from benchmarks.provenance import provenance
 os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 import psutil
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import ProcessPoolExecutor
 
 import neuroshare as ns
 
@@ -60,16 +60,17 @@ def swept(data, out, executor=None, models=MODELS):
 
 def timed(data, processes):
     """Table and seconds of the sweep, without the start of the processes."""
+    pool = ProcessPoolExecutor(processes) if processes else None
     with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as out:
-        if processes:
+        if pool:
             SETTINGS["epochs"], epochs = 1, SETTINGS["epochs"]
-            swept(data, warm, processes, models=4 * processes)  # they import what they need
+            swept(data, warm, pool, models=4 * processes)  # they import what they need
             SETTINGS["epochs"] = epochs
         cpu, wall = cpu_seconds(), time.perf_counter()
-        table = swept(data, out, processes)
+        table = swept(data, out, pool)
         seconds = {"wall_s": time.perf_counter() - wall, "cpu_s": cpu_seconds() - cpu}
-        if processes:
-            get_reusable_executor().shutdown(wait=True)
+        if pool:
+            pool.shutdown()
         return table, seconds
 
 

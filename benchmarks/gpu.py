@@ -24,7 +24,7 @@ from torch import nn
 
 import neuroshare as ns
 from benchmarks.provenance import provenance
-from neuroshare.resident import ResidentWindows
+from neuroshare.models.device_windows import ResidentWindows
 from neuroshare.vae.likelihoods import Gaussian
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.networks import Decoder, Encoder
@@ -33,7 +33,7 @@ from neuroshare.vae.objectives.mmvae_plus import MMVAEPlus
 from neuroshare.vae.objectives.mmvm import MMVM
 from neuroshare.vae.stacked import fit_many
 from neuroshare.vae.step import WARM_UP
-from neuroshare.vae.train import fit
+from neuroshare.vae.train import Training, fit
 
 PEAK_FLOPS, PEAK_BYTES = 67e12, 4.3e12
 """Per second, of an H200: float32 outside tensor cores, and memory."""
@@ -169,15 +169,14 @@ def one_model(size: Size, data: ResidentWindows) -> Iterator[dict[str, Any]]:
         losses: list[float] = []
 
         def train(epochs: int) -> None:
-            history = fit(
-                make(data, "mmvm", 0),
-                data,
+            training = Training(
                 epochs=epochs,
                 batch_size=size.batch_size,
                 precision=precision,  # noqa: B023 (called before the next variant)
                 graphs=graphs,  # noqa: B023
                 progress=False,
             )
+            history = fit(make(data, "mmvm", 0), data, training)
             losses[:] = history.loss  # noqa: B023
 
         timed(lambda: train(START), data.device)
@@ -198,15 +197,18 @@ def train_stack(
     """Give a function that makes n models of a method, trains them, and tells the seconds."""
 
     def train(epochs: int) -> float:
+        training = Training(
+            epochs=epochs,
+            batch_size=size.batch_size,
+            precision=precision,  # type: ignore[arg-type]
+            progress=False,
+        )
         return timed(
             lambda: fit_many(
                 [make(data, method, k // size.n_betas) for k in range(n)],
                 data,
+                training,
                 betas=[2.0 ** -(k % size.n_betas) for k in range(n)],
-                epochs=epochs,
-                batch_size=size.batch_size,
-                precision=precision,  # type: ignore[arg-type]
-                progress=False,
             ),
             data.device,
         )
@@ -278,13 +280,15 @@ def profile(size: Size, data: ResidentWindows) -> Iterator[dict[str, Any]]:
         walls, kernels, longest = [], [], []
         for epochs in (START, START + size.profile_epochs):
             vaes = [make(data, "mmvm", k) for k in range(n)]
-            settings = {"batch_size": size.batch_size, "graphs": graphs, "progress": False}
+            training = Training(
+                epochs=epochs, batch_size=size.batch_size, graphs=graphs, progress=False
+            )
             with torch.profiler.profile(activities=[kind]) as profiler:
                 began = time.perf_counter()
                 if n == 1:
-                    fit(vaes[0], data, epochs=epochs, **settings)  # type: ignore[arg-type]
+                    fit(vaes[0], data, training)
                 else:
-                    fit_many(vaes, data, betas=[1.0] * n, epochs=epochs, **settings)  # type: ignore[arg-type]
+                    fit_many(vaes, data, training, betas=[1.0] * n)
                 synchronize(data.device)
                 walls.append(time.perf_counter() - began)
             events = profiler.key_averages()

@@ -133,26 +133,27 @@ def pair(counts, protocol):
     return ns.pair_subjects(counts, by="odor", width=0.1, step=0.01, conditions=ODORS, **rules)
 
 
-def same_windows_again(train):
-    """Give the training windows other trial numbers, so that they can be scored IN-SAMPLE.
+def same_trials_again(counts):
+    """Give the trials other numbers, so that the training windows can be scored IN-SAMPLE.
 
     `ns.separation` refuses trials that are in both parts, for good reasons. The published scores
     were computed on the windows that were trained on; this states so, and does it.
     """
-    counts = {
+    return {
         name: array.assign_coords(trial=array["trial"] + 1_000_000)
-        for name, array in train.counts.items()
+        for name, array in counts.items()
     }
-    return dataclasses.replace(train, counts=counts)
 
 
 def parts(counts, protocol, seed, null):
     """(train, test) of one protocol."""
     paired = pair(counts, protocol)
     if protocol == "paper":
+        # Partners and shuffled labels depend on the seed alone: these are the same windows.
+        both = paired, pair(same_trials_again(counts), protocol)
         if null:
-            paired = paired.repair(seed, shuffle_conditions=True)
-        return paired, same_windows_again(paired)
+            both = tuple(part.repair(seed, shuffle_conditions=True) for part in both)
+        return both
     train, test = paired.split(0.25, seed=seed)
     if null:
         train, test = (part.repair(seed, shuffle_conditions=True) for part in (train, test))

@@ -227,10 +227,10 @@ def trainings(widths, n_windows, batch_size, n_latents, rounds, epochs):
 
     def ours(precision):
         vae = paper_model(widths, n_latents)
-        return lambda: train.fit(
-            vae, arrays, epochs=epochs, batch_size=batch_size, beta=1e-3, precision=precision,
-            progress=False,
-        )  # fmt: skip
+        training = train.Training(
+            epochs=epochs, batch_size=batch_size, beta=1e-3, precision=precision, progress=False
+        )
+        return lambda: train.fit(vae, arrays, training)
 
     contestants = {
         "floor: products": lambda: [multiply() for _ in range(epochs)],

@@ -1,5 +1,6 @@
 """Settings of the documentation, which `make docs` builds with every notebook executed."""
 
+import os
 from html import escape
 
 from docutils import nodes
@@ -13,7 +14,27 @@ project = "neuroshare"
 copyright = "the neuroshare developers"
 version = release = neuroshare.__version__
 
-extensions = ["myst_nb", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
+# Figures appear in the pages whatever backend the shell asks for.
+os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+
+extensions = [
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+]
+# Links into the documentation of others, where the build may use the network.
+if os.environ.get("NEUROSHARE_DOCS_ONLINE"):
+    extensions.append("sphinx.ext.intersphinx")
+    intersphinx_mapping = {
+        "python": ("https://docs.python.org/3", None),
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "pandas": ("https://pandas.pydata.org/docs", None),
+        "xarray": ("https://docs.xarray.dev/en/stable", None),
+        "sklearn": ("https://scikit-learn.org/stable", None),
+        "matplotlib": ("https://matplotlib.org/stable", None),
+    }
 exclude_patterns = ["_build", "conf.py", "**/*.ipynb"]
 templates_path = ["_templates"]
 default_role = "py:obj"
@@ -23,6 +44,7 @@ html_theme = "furo"
 html_title = f"neuroshare {version}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["copy.js"]
 html_math_renderer = "svg"
 
 autosummary_generate = True
@@ -34,7 +56,7 @@ myst_heading_anchors = 3
 # The tutorials are the notebooks, kept as text.
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 nb_execution_mode = "force"
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_output_stderr = "warn"  # a tutorial that warns is not finished
 

@@ -13,8 +13,9 @@
 # %% [markdown]
 # # Load recordings and look at them
 #
-# From NWB files to paired windows, the data that every model of this package is fitted
-# to. The animals here are simulated; with files of your own start at `ns.read_nwb`.
+# This tutorial goes from NWB files to paired windows, the data that every model of this
+# package is fitted to. The subjects are simulated. To use your own files, start at
+# `ns.read_nwb`.
 
 # %%
 import tempfile
@@ -28,9 +29,9 @@ import neuroshare as ns
 # %% [markdown]
 # ## Files
 #
-# Two rats that sniffed the same four odors on different days: different neurons, and
-# not even the same number of trials. `simulate_sessions` draws their spikes,
-# `write_nwb` stores them.
+# Two rats sniffed the same four odors on different days. Their neurons and even their
+# numbers of trials differ. `simulate_sessions` draws their spikes and `write_nwb`
+# stores them.
 
 # %%
 folder = Path(tempfile.mkdtemp())
@@ -44,9 +45,9 @@ sessions = {path.stem: ns.read_nwb(path) for path in sorted(folder.glob("*.nwb")
 sessions
 
 # %% [markdown]
-# A `Session` is one subject's spike times (one array per unit, in seconds), a table of
-# units and a table of trials. Both tables are pandas data frames; every column of the
-# file is kept.
+# A `Session` contains the spike times of one subject (one array per unit, in seconds),
+# a table of units and a table of trials. Both tables are pandas data frames and keep
+# every column of the file.
 
 # %%
 session = sessions["mitt"]
@@ -57,8 +58,8 @@ session.trials.groupby("odor").size()
 
 # %% [markdown]
 # `select` keeps some of the units or trials: by id, by a mask, or by a query. On the
-# command line, `neuroshare inspect *.nwb` prints the same tables and warns of oddities,
-# such as spike times in milliseconds.
+# command line, `neuroshare inspect *.nwb` prints the same tables and lists possible
+# problems, such as spike times in milliseconds.
 
 # %%
 session.select(units="base_rate > 1", trials="correct and in_sequence")
@@ -67,8 +68,8 @@ session.select(units="base_rate > 1", trials="correct and in_sequence")
 # ## Bins
 #
 # `bin_spikes` counts spikes around an event of every trial. The result is an xarray
-# `DataArray` with dims trial, unit and time; the columns of both tables ride along as
-# coordinates, so that means by odor are one line.
+# `DataArray` with dims trial, unit and time. The columns of both tables become
+# coordinates, so the mean by odor takes one line.
 
 # %%
 counts = ns.bin_spikes(session, align="start_time", span=(-0.5, 1.0), bin_size=0.05)
@@ -104,12 +105,12 @@ plt.show()
 # %% [markdown]
 # ## Pairs
 #
-# The rats were not recorded together, so nothing pairs trial 7 of one with trial 7 of
-# the other. What they share is the odor: `pair_subjects` gives every trial a partner of
-# the same odor, drawn at random, and cuts both into sliding windows. That two trials of
-# one odor correspond is an assumption, kept in one object that can redraw it (`repair`)
-# or break it on purpose (`repair(..., shuffle_conditions=True)`, the null of later
-# tutorials).
+# The rats were not recorded simultaneously, so no trial of one corresponds to a trial
+# of the other. They have only the odor in common. `pair_subjects` pairs every trial
+# with a random trial of the same odor in the other rat and cuts both into sliding
+# windows. That two trials of one odor correspond is an assumption. It is kept in one
+# object, which can redraw the pairs (`repair`) or break the assumption on purpose
+# (`repair(..., shuffle_conditions=True)`, the null of later tutorials).
 
 # %%
 counts = {
@@ -119,14 +120,15 @@ paired = ns.pair_subjects(counts, by="odor", width=0.1, step=0.01)
 paired
 
 # %% [markdown]
-# Nothing is left out silently. Stella ran fewer trials, so some of hers are used again:
+# Every exclusion and reuse is listed. Stella has fewer trials, so some of hers are used
+# more than once:
 
 # %%
 paired.report()
 
 # %% [markdown]
-# One subject's windows, as an array to look at. Nothing is copied until you ask for it:
-# a fit gathers its batches from the counts, so overlapping windows cost no memory.
+# The windows of one subject as an array. They are copied only on request: a fit gathers
+# its batches from the counts, so overlapping windows need no additional memory.
 
 # %%
 paired["stella"].sizes
@@ -134,13 +136,13 @@ paired["stella"].sizes
 # %% [markdown]
 # ## Split
 #
-# Trials are split first, and paired within each part: no trial, window or partner is in
-# both. Windows of one trial overlap; splitting windows instead would let a classifier
-# recognise the trial, and any score would be worthless.
+# Trials are split first and paired within each part, so no trial, window or partner is
+# in both. The windows of one trial overlap. If windows were split instead of trials, a
+# classifier could recognise the trial, and every score would be invalid.
 
 # %%
 train, test = paired.split(test_fraction=0.25, seed=0)
 for name in paired.subjects:
     common = np.intersect1d(train[name]["trial"], test[name]["trial"])
-    sizes = f"{len(train.trials[name])} + {len(test.trials[name])} trials"
+    sizes = f"{train.n_trials(name)} + {test.n_trials(name)} trials"
     print(f"{name}: {sizes}, {len(common)} in both")

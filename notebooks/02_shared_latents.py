@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Shared latents
 #
-# Fit one latent space to three rats, look at it, and ask on held-out trials whether it
-# is shared.
+# Fit one latent space to three rats, plot it, and test on held-out trials whether it is
+# shared.
 
 # %%
 import matplotlib.pyplot as plt
@@ -30,11 +30,11 @@ train, test = ns.pair_subjects(counts, by="odor").split(test_fraction=0.25, seed
 train
 
 # %% [markdown]
-# ## Two latents, drawn as they are
+# ## Two latents
 #
-# Every rat has an encoder and a decoder of its own. `transform` gives each rat's
-# posterior means from its own spikes alone; if the rats agree in these latents, the
-# model did not see it by looking at another rat.
+# Every rat has its own encoder and decoder. `transform` computes the posterior means of
+# each rat from its own spikes only. If the rats agree in these latents, the agreement
+# does not come from one rat's spikes being used for another.
 
 # %%
 flat = ns.SharedLatentModel(latent_dim=2, progress=False).fit(train)
@@ -47,15 +47,16 @@ for color in ("condition", "subject", "time"):
     plt.show()
 
 # %% [markdown]
-# Points are held-out windows, lines the means of each odor over time, beginning at the
-# dot. By condition the odors move apart; by subject the rats take similar ways; by time
-# all paths start together, since the odor needs about 80 ms to arrive.
+# Points are held-out windows. Lines are the means of each odor over time and begin at
+# the dot. Coloured by condition, the odors separate. Coloured by subject, the rats
+# follow similar paths. Coloured by time, all paths start together, because the response
+# to the odor begins after about 80 ms.
 #
 # ## Four latents
 #
-# The default has four. `plot_latents` turns more than two to the axes on which the mean
-# paths differ most; here fitted on the training part, which the coordinate `part`
-# names.
+# The default model has four latents. With more than two, `plot_latents` shows the axes
+# on which the mean paths differ most. Here these axes are fitted to the training part,
+# which is named by the coordinate `part`.
 
 # %%
 model = ns.SharedLatentModel(progress=False).fit(train)
@@ -71,9 +72,9 @@ ns.plot_latents(both)
 plt.show()
 
 # %% [markdown]
-# A UMAP fitted on the training windows; the held-out ones are placed by it. Every fifth
-# window will do. Distances in a UMAP are not distances between latents: look at the
-# picture, score the latents.
+# A UMAP can be fitted to the training windows; the held-out windows are then placed in
+# it. Every fifth window is enough. Distances in a UMAP are not distances between
+# latents, so use it for figures and compute scores from the latents.
 
 # %%
 some = both.isel(window=both["start"] % 5 == 0)
@@ -84,21 +85,22 @@ plt.show()
 # %% [markdown]
 # ## Is it shared?
 #
-# `separation` fits a classifier of odor on the training windows of one rat and scores
-# it on the held-out trials of every rat: *own* where both are the same (framed),
-# *cross* where they are not. Only cross accuracy shows that the space is shared.
-# Accuracies are balanced; the level `trial` sums the evidence of a trial's windows.
+# `separation` fits a classifier of the odor to the training windows of one rat and
+# scores it on the held-out trials of every rat: *own* accuracy where both are the same
+# rat (framed), *cross* accuracy where they differ. Only cross accuracy shows that the
+# latent space is shared. Accuracies are balanced. The level `trial` sums the evidence
+# of all windows of a trial.
 
 # %%
 scores = ns.separation(
-    model.transform(train), model.transform(test), n_permutations=499, n_bootstraps=200
+    model.transform(train), model.transform(test), n_permutations=499
 )
 ns.plot_separation(scores)
 plt.show()
 
 # %% [markdown]
-# The p-values come from permuting the odors between whole held-out trials within each
-# rat. The null is returned, not only its p:
+# The p-values are computed by permuting the odors between whole held-out trials within
+# each rat. The null distribution is returned as well:
 
 # %%
 cross = scores["mean_cross"].sel(level="trial").item()
@@ -117,16 +119,16 @@ p = scores["p_mean_cross"].sel(level="trial").item()
 print(f"cross {cross:.2f} [{low:.2f}, {high:.2f}], p = {p:.3f}")
 
 # %% [markdown]
-# These p-values are about trials. About rats, three are few:
+# These p-values are about trials. For a statement about rats, three are few:
 
 # %%
 scores.attrs["statement"]
 
 # %% [markdown]
-# The strictest null repeats the whole analysis on pairs that carry no information:
-# odors are shuffled between the trials of each rat, then pairing, fit and scores follow
-# as before. Here one such repetition; `ns.compare(..., n_repairings=19)` makes a
-# p-value of it.
+# The strictest null repeats the whole analysis on pairs without information: the odors
+# are shuffled between the trials of each rat, then pairing, fit and scores follow as
+# before. One repetition is shown here. `ns.compare(..., n_repairings=19)` computes a
+# p-value from 19 of them.
 
 # %%
 nothing = [part.repair(seed=1, shuffle_conditions=True) for part in (train, test)]
@@ -139,8 +141,8 @@ print(
 # %% [markdown]
 # ## Against linear alignment
 #
-# Is it worth a neural network? `compare` scores linear methods on the same split, in
-# the same table. On these easy simulated rats linear alignment is hard to beat.
+# Is a neural network necessary? `compare` scores linear methods on the same split in
+# the same table. On these easy simulated rats, linear alignment is hard to beat.
 
 # %%
 table = ns.compare(train, test, fitted={"mmvm": model}, imputation=False)

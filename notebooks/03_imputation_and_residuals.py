@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Imputation and residuals
 #
-# How much of a rat's spiking do the other rats predict, and what is left that is its
-# own?
+# How much of a rat's spiking do the other rats predict, and how much is specific to the
+# rat?
 
 # %%
 import matplotlib.pyplot as plt
@@ -32,11 +32,11 @@ train, test = ns.pair_subjects(counts, by="odor").split(test_fraction=0.25, seed
 model = ns.SharedLatentModel(progress=False).fit(train)
 
 # %% [markdown]
-# ## Expected spikes of one rat from the others
+# ## Expected spikes of one rat, predicted from the others
 #
-# `impute` encodes the sources' windows and decodes the codes with the target's decoder:
-# expected counts per bin. Averaged over held-out trials, with what the target really
-# did:
+# `impute` encodes the windows of the source rats and decodes the latents with the
+# decoder of the target rat. The result is expected counts per bin. Here they are
+# averaged over held-out trials and plotted with the recorded activity of the target:
 
 # %%
 expected = model.impute(test, target="barat") / 0.01
@@ -63,10 +63,10 @@ plt.show()
 # %% [markdown]
 # ## Scores
 #
-# Bits per spike above the training mean rate, for every source and target, and for all
-# others together. The PSTH of the target's own training trials stands beside them: as
-# the rats were not recorded together, nothing but odor and time can be predicted, and a
-# good PSTH is about the ceiling.
+# Bits per spike above the training mean rate, for every pair of source and target and
+# for all other rats together. The PSTH of the target's own training trials is shown for
+# comparison. The rats were not recorded simultaneously, so only the effects of odor and
+# time can be predicted, and a good PSTH is approximately the ceiling.
 
 # %%
 scores = ns.imputation_scores(model, train, test, n_bootstraps=200)
@@ -80,8 +80,8 @@ bits.assign(psth=scores["bits_per_spike_psth"]).to_dataframe().drop(
 ).round(3)
 
 # %% [markdown]
-# Coherence asks the same in words of the experiment: a classifier of odor, trained on
-# the target's real windows, labels the imputed ones.
+# Coherence measures whether imputed activity carries the right odor: a classifier of
+# the odor, trained on real windows of the target, labels the imputed windows.
 
 # %%
 ns.plot_imputation(scores, "coherence")
@@ -90,9 +90,10 @@ plt.show()
 # %% [markdown]
 # ## Three parts of the variance
 #
-# `residuals` parts every unit's variance on held-out trials: *shared*, which the other
-# rats predict; *noise*, what Poisson spikes of a known rate would have anyway;
-# *specific*, the rest: rate changes of this animal that the others know nothing of.
+# `residuals` splits the variance of every unit on held-out trials into three parts.
+# *Shared* variance is predicted by the other rats. *Noise* is the variance of a Poisson
+# process with known rate. *Specific* variance is the rest: rate changes of this rat
+# that the others do not predict.
 
 # %%
 parts = ns.residuals(model, test, train, n_permutations=199)
@@ -100,8 +101,9 @@ ns.plot_residuals(parts)
 plt.show()
 
 # %% [markdown]
-# The rats are simulated, so we know the truth. Estimates of single units are noisy and
-# may fall below zero; they are not clipped, because clipping would bias their mean.
+# The rats are simulated, so the true values are known. Estimates of single units are
+# noisy and may be negative. They are not clipped, because clipping would bias their
+# mean.
 
 # %%
 true = np.concatenate(
@@ -125,21 +127,23 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Do the residuals still know the odor? If the others predicted all of it, only chance
-# (0.25) would be left, with a large p. In these simulated rats nothing private tells
-# the odor, so a small p means that the model missed part of what is shared. In real
-# animals it may also be news: this one knows more than the others can say.
+# Do the residuals still contain information on the odor? If the other rats predicted
+# all of it, decoding would be at chance (0.25), with a large p-value. In these
+# simulated rats no private activity depends on the odor, so a small p-value means that
+# the model missed a part of what is shared. In real data it may also mean that a
+# subject carries more information on the odor than the others.
 
 # %%
 left = parts[["information_activity", "information_residual", "p_information_residual"]]
 left.sel(level="trial").to_dataframe().drop(columns="level").round(3)
 
 # %% [markdown]
-# ## Who departs from the group, and when
+# ## Which rat departs from the group, and when
 #
-# The divergence of each rat's latents from the mixture of the others', over time, with
-# what half of its own trials gives against the other half (dotted). A rat departs where
-# its line is above its dotted one; here none does.
+# The plot shows the divergence of each rat's latents from the mixture of the others
+# over time, and the same divergence between two halves of its own trials for reference
+# (dotted). A rat departs from the group where its line is above its dotted line. Here
+# none does.
 
 # %%
 ns.plot_departure(ns.departure(model.transform(test)))

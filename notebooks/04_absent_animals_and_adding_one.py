@@ -11,10 +11,10 @@
 # ---
 
 # %% [markdown]
-# # Absent animals, and adding one
+# # Absent subjects, and adding a subject
 #
-# Real groups are ragged: a rat never met one odor, another died half-way, a fourth is
-# recorded when the model is already fitted.
+# Real data sets are incomplete. One rat never met one odor, another left the experiment
+# early, and a fourth is recorded after the model was fitted.
 
 # %%
 import tempfile
@@ -31,11 +31,11 @@ counts = {
 }
 
 # %% [markdown]
-# ## A rat without an odor
+# ## A rat without one odor
 #
-# Stella never smelled odor D, and Barat left after a third of his trials. By default a
-# missing condition is an error, since it is often a mistake; `allow_missing=True` says
-# that it is not.
+# Stella never smelled odor D, and Barat stopped after a third of his trials. By default
+# a missing condition is an error, because it is often a mistake. `allow_missing=True`
+# allows it.
 
 # %%
 ragged = {name: counts[name] for name in ("mitt", "stella", "barat")}
@@ -52,8 +52,8 @@ paired = ns.pair_subjects(ragged, by="odor", allow_missing=True)
 paired.report()
 
 # %% [markdown]
-# Absent subjects contribute no likelihood, no rate and no gradient. In results they are
-# NaN, never a number that looks like data:
+# Absent subjects contribute no likelihood, no rate term and no gradient. In results
+# they are NaN:
 
 # %%
 train, test = paired.split(test_fraction=0.25, seed=0)
@@ -63,8 +63,9 @@ absent = latents.isnull().all("latent").groupby("odor").mean()
 absent.to_pandas()
 
 # %% [markdown]
-# Scores use what is there. Stella was never taught odor D, so classifiers fitted on her
-# are scored on the other three: `n_conditions` says on how many.
+# Scores use the available data. Classifiers fitted on Stella do not know odor D, so
+# they are scored on the other three odors. `n_conditions` gives the number of
+# conditions for each pair.
 
 # %%
 scores = ns.separation(model.transform(train), latents)
@@ -73,7 +74,8 @@ plt.show()
 scores["n_conditions"].to_pandas()
 
 # %% [markdown]
-# What would Stella have done at odor D? The others tell, as far as they share it:
+# How would Stella have responded to odor D? The other rats predict it as far as their
+# responses are shared:
 
 # %%
 at_d = (test["mitt"]["odor"] == "D").values
@@ -83,11 +85,11 @@ print(f"{imagined.sizes['window']} windows of expected counts")
 print(f"her own latents there: {np.unique(never_seen)}")
 
 # %% [markdown]
-# ## A rat that comes later
+# ## A rat that is recorded later
 #
-# Buchanan is recorded when the model is fitted, saved, and in use. `add_subject` fits
-# an encoder and a decoder for him against the frozen others: nothing of theirs changes,
-# to the last bit.
+# Buchanan is recorded after the model has been fitted and saved. `add_subject` fits an
+# encoder and a decoder for him while the others stay frozen. Their parameters do not
+# change by a single bit.
 
 # %%
 folder = tempfile.mkdtemp()
@@ -104,9 +106,10 @@ same = np.array_equal(grown.transform(test).values, latents.values, equal_nan=Tr
 print(f"latents of the first three unchanged: {same}")
 
 # %% [markdown]
-# A subject's split depends on the seed and its own name alone, so the held-out trials
-# of the first three are still those that the model has never seen. Buchanan joins their
-# space: classifiers fitted on others read his odors, and his reads theirs.
+# The split of a subject depends only on the seed and its name, so the held-out trials
+# of the first three rats are still trials that the model has never seen. Buchanan is in
+# the same latent space: classifiers fitted on the others decode his odors, and a
+# classifier fitted on him decodes theirs.
 
 # %%
 joined = ns.separation(grown.transform(train_4), grown.transform(test_4))

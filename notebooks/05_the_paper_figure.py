@@ -11,12 +11,13 @@
 # ---
 
 # %% [markdown]
-# # The figure of the paper: methods over beta
+# # The figure of the paper: objectives over beta
 #
-# Sutter et al. (2024) compare ways of sharing by two numbers over a range of rate
-# weights $\beta$: how well the latents tell the odor, and how well they reconstruct.
-# Here is that figure at toy size, on three simulated rats, with one run per point. It
-# teaches how to make it, and why the protocol decides what it says; it is no result.
+# Sutter et al. (2024) compare objectives by two numbers over a range of weights $\beta$
+# of the rate term: how well the latents separate the odors, and how well they
+# reconstruct the activity. This tutorial makes that figure at small scale, on three
+# simulated rats and with one run per point. It shows how to make the figure and why the
+# protocol matters. It is not a result.
 
 # %%
 import tempfile
@@ -37,13 +38,13 @@ paired = ns.pair_subjects(counts, by="odor", step=0.05)
 train, test = paired.split(test_fraction=0.25, seed=0)
 
 # %% [markdown]
-# ## A score of our own
+# ## A custom score
 #
-# `sweep` calls it with each fitted model. It returns the accuracy within a rat twice:
-# as in the released code, where the classifier is scored on the windows that it and the
-# model were trained on (`in_sample`), and on held-out trials (`own`). `cross` is the
-# accuracy from one rat to another, on held-out trials too; `mse` the squared error of
-# reconstructions, given all rats.
+# `sweep` calls the score with each fitted model. It returns the accuracy within a rat
+# twice: as in the released code, where the classifier is scored on the windows that it
+# and the model were trained on (`in_sample`), and on held-out trials (`own`). `cross`
+# is the accuracy from one rat to another, also on held-out trials. `mse` is the squared
+# error of reconstructions, given all rats.
 
 
 # %%
@@ -71,10 +72,10 @@ def accuracies_and_mse(model, train, test):
 # %% [markdown]
 # ## The sweep
 #
-# Four rules, three values of $\beta$, one seed: twelve small fits. Every run is written
-# when it ends, and the same call again continues where it was stopped. Networks start
-# at random, as in the paper; by default this package starts at an aligned linear map,
-# from which all rules end in nearly the same place.
+# Four objectives, three values of $\beta$ and one seed give twelve small fits. Every
+# run is saved when it ends, and the same call continues an interrupted sweep. Networks
+# are initialised at random, as in the paper. By default this package initialises them
+# with an aligned linear map, from which all objectives end close to each other.
 
 # %%
 table = ns.sweep(
@@ -87,7 +88,7 @@ table = ns.sweep(
         "poe": "poe",
         "independent": "independent",
     },
-    betas=[0.1, 1.0, 5.0],
+    betas=[0.1, 1.0, 3.0],
     seeds=[0],
     model={
         "init": "random",
@@ -123,12 +124,13 @@ axes[1].legend(title="larger dot: larger β", **legend)
 plt.show()
 
 # %% [markdown]
-# Within a rat all rules tell the odors; only from one rat to another it shows who
-# shares. `independent` cannot. The mixture prior pulls the rats together as $\beta$
-# grows, until the codes become too costly and lose some of the odor. One seed is an
-# anecdote: the places of single dots change with it.
+# Within a rat, all objectives separate the odors. Only the accuracy from one rat to
+# another shows which of them share the latent space; `independent` does not. The
+# mixture prior brings the rats together as $\beta$ grows, until the rate term becomes
+# so costly that the latents lose part of the odor. With a single seed, the positions of
+# single points are not reliable.
 #
-# ## In-sample and honest
+# ## In-sample and held-out accuracy
 #
 # The published numbers are in-sample. A small model like this one overfits little:
 
@@ -136,9 +138,9 @@ plt.show()
 table.groupby("objective", sort=False)[["in_sample", "own"]].mean().round(3)
 
 # %% [markdown]
-# It is not always so harmless. `leakage_report` simulates *your* design, with its
-# units, rates, trials and windows, but without any information on the odor, and asks
-# what different protocols would claim:
+# Overfitting is not always this small. `leakage_report` simulates *your* design, with
+# its units, rates, trials and windows but without any information on the odor, and
+# computes the accuracy that different protocols would give:
 
 # %%
 overlapping = ns.pair_subjects(counts, by="odor", step=0.01)

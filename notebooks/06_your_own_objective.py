@@ -11,12 +11,13 @@
 # ---
 
 # %% [markdown]
-# # An objective of your own, in ten lines
+# # A custom objective in ten lines
 #
-# Methods of this family differ in two things: which code $z$ each decoder is fed, and
-# what the code costs, the rate. So a new one is one small class. As an example: every
-# rat keeps its own code, as in the MMVM, and the prior of its code is a normal of width
-# 1 around the mean of all rats' codes.
+# Objectives of this family differ in only two respects: the latents $z$ that each
+# decoder receives, and the rate term. A new objective is therefore one small class. In
+# this example every rat keeps its own latents, as in the MMVM, and their prior is a
+# normal distribution of standard deviation 1 around the mean of the latents of all
+# rats.
 
 # %%
 import torch
@@ -38,17 +39,18 @@ class AroundTheMean(ns.Objective):
 
 
 # %% [markdown]
-# - `q` holds the posteriors of all rats as one Normal (modality, sample, latent); a
+# - `q` contains the posteriors of all rats as one Normal (modality, sample, latent); a
 #   modality is a subject.
-# - `observed` (modality, sample) says who is present; the absent must cost nothing.
-# - `log_lik` decodes: from `z` (modality, draw, sample, latent) it gives the
-#   log-likelihood of every rat's spikes. An objective never sees decoders, spikes or
-#   rats.
-# - `latents` says what each decoder is fed in the end. Without it, that is the mean of
-#   the mixture of all rats.
+# - `observed` (modality, sample) marks the rats that are present. Absent ones must not
+#   contribute to the loss.
+# - `log_lik` decodes: from `z` (modality, draw, sample, latent) it computes the
+#   log-likelihood of the spikes of every rat. An objective has no other access to
+#   decoders or data.
+# - `latents` returns the latents that each decoder receives after training. By default
+#   this is the mean of the mixture of all rats.
 #
-# Gradients, absent rats, imputation, scores and saving are the package's business.
-# Against rats that share nothing, from the same random start:
+# Gradients, absent rats, imputation, scores and saving need no further code. Compare it
+# with rats that are not coupled, from the same random initialisation:
 
 # %%
 sessions = ns.simulate_sessions(
@@ -72,7 +74,7 @@ for objective in ("independent", AroundTheMean()):
     print(f"own {own:.2f}, cross {cross:.2f} with {objective}")
 
 # %% [markdown]
-# The same object goes into `ns.sweep`, and a model with it into `ns.compare`. A saved
-# model is loaded with `ns.SharedLatentModel.load(path, objective=AroundTheMean())`: no
-# code is read from the file. How to add a rule to the package itself is told in the
-# contribution guide.
+# The same object can be passed to `ns.sweep`, and a model with it to `ns.compare`. To
+# load a saved model, use `ns.SharedLatentModel.load(path, objective=AroundTheMean())`;
+# no code is read from the file. The contribution guide explains how to add an objective
+# to the package itself.

@@ -29,7 +29,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def _no_figures_left():
-    """Plots draw into the current Axes, which must not be another test's."""
+    """A plot without Axes makes a figure, which stays open."""
     yield
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.close("all")
@@ -39,3 +39,19 @@ def _no_figures_left():
 def data_dir():
     """Folder of the shared recordings; for tests marked `data`."""
     return DATA_DIR
+
+
+@pytest.fixture
+def neuroshare(monkeypatch, capsys):
+    """Run the command line in this process: exit code, stdout, stderr."""
+    from neuroshare import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["neuroshare", *map(str, arguments)])
+        monkeypatch.setattr(cli.warnings, "showwarning", cli.warnings.showwarning)
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return call

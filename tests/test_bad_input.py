@@ -12,18 +12,20 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
 from sklearn.exceptions import NotFittedError
 
 import neuroshare as ns
 from neuroshare import cli
-from neuroshare.writing import locked, replacing
+from neuroshare.support.files import locked, replacing
 
 HERE = Path(__file__).parent
 TABLE = HERE.parent / "docs" / "bad_input.md"
@@ -34,13 +36,13 @@ DATA = ("--by", "odor", "--align", "start_time", "--span", 0, 0.2)
 SMALL = ("--epochs", 1, "--latent-dim", 2, "--min-trials", 4, "--step", 0.1, "--quick", "--quiet")
 
 CASES = {}
-"""Kind of bad input -> where it comes in, what says so, what is called with the `Place`."""
+"""Where it comes in and kind of bad input -> what says so, what is called with the `Place`."""
 
 
 def case(where, kind, *, error=ValueError):
     def keep(call):
-        assert kind not in CASES, kind
-        CASES[kind] = (where, error, call)
+        assert (where, kind) not in CASES, kind
+        CASES[where, kind] = (error, call)
         return call
 
     return keep
@@ -61,12 +63,33 @@ class Place:
         self.train, self.test = self.pair(self.counts).split()
         self.settings = {"epochs": 1, "latent_dim": 2, "hidden": (3,), "progress": False}
         self.model = self.fit(self.train)
+        self.linear = ns.LinearAlignment(latent_dim=2, n_repairs=2).fit(self.train)
 
     def pair(self, counts, **options):
         return ns.pair_subjects(counts, **{"by": "odor", "step": 0.1, **options})
 
     def fit(self, windows, **settings):
         return ns.SharedLatentModel(**{**self.settings, **settings}).fit(windows)
+
+    @cached_property
+    def latents(self):
+        return self.model.transform(self.train), self.model.transform(self.test)
+
+    @cached_property
+    def scores(self):
+        return ns.separation(*self.latents)
+
+    def separate(self, change=None, by=None, **settings):
+        """Separation of latents, where those of the held-out part are changed."""
+        train, test = self.latents
+        return ns.separation(train, change(test) if change else test, by, **settings)
+
+    def residuals(self, model=None, **given):
+        return ns.residuals(model or self.model, **{"test": self.test, **given})
+
+    def impute(self, model=None, **given):
+        parts = {"train": self.train, "test": self.test}
+        return ns.imputation_scores(model or self.model, **{**parts, **given})
 
     def file(self, name, data):
         path = self.folder / name
@@ -97,6 +120,12 @@ def times(**columns):
 # ------------------------------------------------------------------------------ files
 
 READ = "read_nwb"
+
+
+def _link(file, name):
+    file[name] = h5py.ExternalLink("raw.nwb", f"/{name}")
+
+
 case(READ, "no such file", error=FileNotFoundError)(lambda p: ns.read_nwb(p.folder / "none.nwb"))
 case(READ, "a folder instead of a file")(lambda p: ns.read_nwb(p.folder))
 case(READ, "a file of another kind")(lambda p: ns.read_nwb(p.file("notes.nwb", b"text")))
@@ -125,10 +154,34 @@ def _fill(name, values):
 case(READ, "an index beyond the spike times")(
     lambda p: ns.read_nwb(p.nwb(_fill("units/spike_times_index", [12, 24, 99])))
 )
-case(READ, "spike times of NaN in a file")(
+case(READ, "spike times of NaN in a file", error=UserWarning)(
     lambda p: ns.read_nwb(p.nwb(_fill("units/spike_times", np.nan)))
 )
-case(READ, "two units of one id")(lambda p: ns.read_nwb(p.nwb(_fill("units/id", [0, 1, 1]))))
+case(READ, "two units of one id", error=UserWarning)(
+    lambda p: ns.read_nwb(p.nwb(_fill("units/id", [0, 1, 1])))
+)
+case(READ, "two tables of one name", error=UserWarning)(
+    lambda p: ns.read_nwb(p.nwb(lambda f: f.copy("intervals/trials", "processing/b/trials")))
+)
+case(READ, "a link to a file that is not there")(
+    lambda p: ns.read_nwb(p.nwb(lambda f: (f.pop("units"), _link(f, "units"))))
+)
+case(READ, "a file of the first NWB")(
+    lambda p: ns.read_nwb(p.nwb(lambda f: f.attrs.modify("nwb_version", "1.0.6")))
+)
+case("bin_spikes", "spike times in float32 on the clock of 1970")(
+    lambda p: ns.bin_spikes(
+        ns.Session("mitt", [(1.7e9 + np.arange(0, 5e3, 3)).astype("f4")], trials=times())
+    )
+)
+case("bin_spikes", "arithmetic that gives no times")(
+    lambda p: ns.bin_spikes(ns.Session("mitt", [[0.1]], trials=times()), "start_time + delay")
+)
+case("bin_spikes", "units that were never observed in a trial")(
+    lambda p: ns.bin_spikes(
+        ns.Session("mitt", [[0.1]], trials=times(), observed=np.array([[5.0, 9.0]]))
+    )
+)
 
 # ------------------------------------------------------------------------------ sessions
 
@@ -249,6 +302,36 @@ case(FIT, "a subject without data")(lambda p: p.fit(p.train, subjects=["mitt", "
 case(FIT, "negative activity under Poisson")(
     lambda p: p.fit(p.pair({name: counts - 1.0 for name, counts in p.counts.items()}))
 )
+case(FIT, "a unit of 6,000 events per bin")(
+    lambda p: p.fit(p.pair({name: counts * 0 + 6000 for name, counts in p.counts.items()}))
+)
+
+case(FIT, "a number in the place of an encoder")(lambda p: p.fit(p.train, encoder=3))
+case(FIT, "an encoder that makes no network")(lambda p: p.fit(p.train, encoder=lambda *sizes: 3))
+case(FIT, "an encoder of another number of features")(
+    lambda p: p.fit(p.train, encoder=lambda *sizes: torch.nn.Flatten())
+)
+
+
+@case(FIT, "a checkpoint of other data")
+def _(place):
+    path = place.folder / "state.safetensors"
+    path.unlink(missing_ok=True)
+    model = ns.SharedLatentModel(**place.settings)
+    model.fit(place.train, checkpoint=path)
+    model.fit(place.train.repair(5), checkpoint=path)
+
+
+RULE = "MMVM"
+case(RULE, "an unknown bound")(lambda p: ns.MMVM(bound="upper"))
+case(RULE, "a share of the prior above one")(lambda p: ns.MMVM(prior_weight=1.5))
+case(RULE, "half a private latent")(lambda p: ns.MMVM(private_dim=0.5))
+case(RULE, "an array of private latents")(lambda p: ns.MMVM(private_dim=np.array([1, 2])))
+case(RULE, "a negative weight of the private rate")(lambda p: ns.MMVM(private_beta=-1))
+case(RULE, "a cross share of NaN")(lambda p: ns.MMVM(cross=np.nan))
+case(RULE, "a cross share as text")(lambda p: ns.MMVM(cross="much"))
+case(RULE, "no way to combine")(lambda p: ns.MMVM(combine=None))
+case(RULE, "partners of the pairwise bound")(lambda p: ns.MMVM(n_partners=2))
 
 # ------------------------------------------------------------------------------ using
 
@@ -274,13 +357,224 @@ case(USE, "private latents where there are none")(
     lambda p: p.model.transform(p.test, part="private")
 )
 case(USE, "no draws")(lambda p: p.model.sample(0))
-case("separation", "latents of one condition")(
-    lambda p: ns.separation(*(_of_one_condition(p.model.transform(x)) for x in (p.train, p.test)))
+ADD = "SharedLatentModel.add_subject"
+case(ADD, "a subject that is fitted")(lambda p: p.model.add_subject("mitt", p.train))
+case(ADD, "a subject without data to add")(lambda p: p.model.add_subject("rex", p.train))
+case(ADD, "counts instead of windows", error=TypeError)(
+    lambda p: p.model.add_subject("rex", p.counts)
 )
+case(ADD, "settings as a dictionary")(
+    lambda p: p.model.add_subject("rex", p.train, {"hidden": (3,)})
+)
+
+LINEAR = "LinearAlignment"
+
+
+def _aligned(**settings):
+    return lambda p: ns.LinearAlignment(**settings).fit(p.train)
+
+
+case(LINEAR, "counts that were not paired to align", error=TypeError)(
+    lambda p: ns.LinearAlignment().fit(p.counts)
+)
+case(LINEAR, "an unknown method")(_aligned(method="pca"))
+case(LINEAR, "a method as a list")(_aligned(method=["mcca"]))
+case(LINEAR, "unknown features")(_aligned(features="mean"))
+case(LINEAR, "no latents to align")(_aligned(latent_dim=0))
+case(LINEAR, "an array of latents")(_aligned(latent_dim=np.array([2, 3])))
+case(LINEAR, "more latents than components")(_aligned(method="mcca", latent_dim=60))
+case(LINEAR, "half a redrawn pairing")(_aligned(n_repairs=1.5))
+case(LINEAR, "a ridge of NaN")(_aligned(ridge=np.nan))
+case(LINEAR, "a ridge as text")(_aligned(ridge="much"))
+case(LINEAR, "a negative ridge of the read-out")(_aligned(readout_ridge=-1))
+case(LINEAR, "a negative seed of the redrawn pairings")(_aligned(seed=-1))
+case(LINEAR, "roots of some subjects")(_aligned(root={"mitt": True}))
+case(LINEAR, "roots of z-scored activity")(
+    lambda p: ns.LinearAlignment(root=True).fit(p.pair({n: c - 1.0 for n, c in p.counts.items()}))
+)
+case(LINEAR, "z-scored activity after counts")(
+    lambda p: p.linear.transform(p.pair({n: c - 1.0 for n, c in p.counts.items()}))
+)
+case(LINEAR, "an alignment that was not fitted", error=NotFittedError)(
+    lambda p: ns.LinearAlignment().transform(p.test)
+)
+case(LINEAR, "other units than were aligned")(
+    lambda p: p.linear.transform(p.pair({n: c.isel(unit=[0, 1]) for n, c in p.counts.items()}))
+)
+case(LINEAR, "latents of a dictionary", error=TypeError)(lambda p: p.linear.transform(p.counts))
+case(LINEAR, "a source that is named twice")(
+    lambda p: p.linear.impute(p.test, "mitt", source=["stella", "stella"])
+)
+case(USE, "one source that is named twice")(
+    lambda p: p.model.impute(p.test, "mitt", source=["stella", "stella"])
+)
+case(LINEAR, "a target that was not fitted")(lambda p: p.linear.impute(p.test, target="rex"))
+
+# ------------------------------------------------------------------------------ scores
+
+SEPARATE = "separation"
+case(SEPARATE, "latents of one condition")(
+    lambda p: ns.separation(*(_of_one_condition(latents) for latents in p.latents))
+)
+case(SEPARATE, "paired windows instead of latents", error=TypeError)(
+    lambda p: ns.separation(p.train, p.test)
+)
+case(SEPARATE, "held-out latents as an array", error=TypeError)(
+    lambda p: p.separate(lambda z: z.values)
+)
+case(SEPARATE, "latents that name no condition")(
+    lambda p: ns.separation(p.latents[0].assign_attrs(by=None), p.latents[1])
+)
+case(SEPARATE, "an unknown condition")(lambda p: p.separate(by="odour"))
+case(SEPARATE, "two conditions to separate by")(lambda p: p.separate(by=["odor", "time"]))
+case(SEPARATE, "latents without trials")(lambda p: p.separate(lambda z: z.drop_vars("trial")))
+case(SEPARATE, "latents of one subject alone")(lambda p: p.separate(lambda z: z.isel(subject=0)))
+case(SEPARATE, "trials that subjects share")(
+    lambda p: p.separate(lambda z: z.assign_coords(trial=("window", z.trial.values[0])))
+)
+case(SEPARATE, "latents as text")(lambda p: p.separate(lambda z: z.astype(str)))
+case(SEPARATE, "times as text")(
+    lambda p: p.separate(lambda z: z.assign_coords(time=("window", z.time.values.astype(str))))
+)
+case(SEPARATE, "no windows")(lambda p: p.separate(lambda z: z.isel(window=[])))
+case(SEPARATE, "infinite latents")(lambda p: p.separate(lambda z: z * np.inf))
+case(SEPARATE, "latents of NaN")(lambda p: p.separate(lambda z: z.where(z.subject != "mitt")))
+case(SEPARATE, "windows without a condition")(
+    lambda p: p.separate(lambda z: z.assign_coords(odor=z.odor.astype(object).where(z.odor != "A")))
+)
+case(SEPARATE, "a subject twice")(lambda p: p.separate(lambda z: z.isel(subject=[0, 0])))
+case(SEPARATE, "held-out latents of fewer subjects")(
+    lambda p: p.separate(lambda z: z.isel(subject=[0]))
+)
+case(SEPARATE, "fewer held-out latents")(lambda p: p.separate(lambda z: z.isel(latent=[0])))
+case(SEPARATE, "one part twice")(lambda p: ns.separation(p.latents[0], p.latents[0]))
+case(SEPARATE, "a negative number of permutations")(lambda p: p.separate(n_permutations=-1))
+case(SEPARATE, "half a bootstrap sample")(lambda p: p.separate(n_bootstraps=2.5))
+case(SEPARATE, "an unknown null")(lambda p: p.separate(null="circular"))
+case(SEPARATE, "an animal of nobody")(lambda p: p.separate(animal={"nobody": "mitt"}))
+case(SEPARATE, "a number as pooled")(lambda p: p.separate(pooled=2))
+case(SEPARATE, "a negative seed")(lambda p: p.separate(seed=-1))
+case(SEPARATE, "a penalty without strength")(lambda p: p.separate(C=0))
 
 
 def _of_one_condition(latents):
     return latents.isel(window=(latents.odor == "A").values)
+
+
+class Odd:
+    """A model that gives other than the counts of the target."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def impute(self, paired, target, source=None):
+        return self.change(paired[target].astype(float))
+
+
+PART = "residuals"
+case(PART, "a model that does not impute", error=TypeError)(lambda p: p.residuals(["mmvm"]))
+case(PART, "a class in the place of a model", error=TypeError)(
+    lambda p: p.residuals(ns.LinearAlignment)
+)
+case(PART, "a model that was not fitted", error=NotFittedError)(
+    lambda p: p.residuals(ns.LinearAlignment())
+)
+case(PART, "a model that gives an array")(lambda p: p.residuals(Odd(lambda x: x.values)))
+case(PART, "a model that gives fewer units")(lambda p: p.residuals(Odd(lambda x: x.isel(unit=[0]))))
+case(PART, "counts that were not paired", error=TypeError)(lambda p: p.residuals(test=p.counts))
+case(PART, "latents instead of training windows", error=TypeError)(
+    lambda p: p.residuals(train=p.latents[0])
+)
+case(PART, "one subject alone")(lambda p: p.residuals(test=p.test.select(["mitt"])))
+case(PART, "activity that is no counts")(
+    lambda p: p.residuals(test=p.test.changed(lambda name, counts: counts - 0.5))
+)
+case(PART, "one part twice")(lambda p: p.residuals(train=p.test))
+case(PART, "training windows of another length")(
+    lambda p: p.residuals(train=p.pair(p.counts, width=0.05).split()[0])
+)
+case(PART, "training windows without a subject")(
+    lambda p: p.residuals(train=p.train.select(["mitt"]))
+)
+case(PART, "training windows of one condition")(
+    lambda p: p.residuals(train=p.pair(p.counts, conditions=["A"]).split()[0])
+)
+case(PART, "one fold")(lambda p: p.residuals(n_folds=1))
+case(PART, "no redrawn pairing")(lambda p: p.residuals(n_repairs=0))
+case(PART, "a negative number of permutations")(lambda p: p.residuals(n_permutations=-1))
+case(PART, "a negative number of bootstrap samples")(lambda p: p.residuals(n_bootstraps=-1))
+case(PART, "a seed of text")(lambda p: p.residuals(seed="0"))
+case(PART, "latents instead of a posterior", error=TypeError)(
+    lambda p: p.residuals(posterior=p.latents[1])
+)
+case(PART, "a posterior without its scale")(
+    lambda p: p.residuals(posterior=p.latents[1].to_dataset(name="loc"))
+)
+
+IMPUTE = "imputation_scores"
+case(IMPUTE, "a model that does not impute", error=TypeError)(lambda p: p.impute("mmvm"))
+case(IMPUTE, "a model that was not fitted", error=NotFittedError)(
+    lambda p: p.impute(ns.SharedLatentModel())
+)
+case(IMPUTE, "a model that gives infinite counts")(lambda p: p.impute(Odd(lambda x: x + np.inf)))
+case(IMPUTE, "latents instead of windows", error=TypeError)(lambda p: p.impute(test=p.latents[1]))
+case(IMPUTE, "counts that were not paired", error=TypeError)(lambda p: p.impute(train=p.counts))
+case(IMPUTE, "a part without a subject")(lambda p: p.impute(test=p.test.select(["mitt"])))
+case(IMPUTE, "one part twice")(lambda p: p.impute(test=p.train))
+case(IMPUTE, "parts of other units")(
+    lambda p: p.impute(train=p.pair({n: c.isel(unit=[0, 1]) for n, c in p.counts.items()}))
+)
+case(IMPUTE, "parts of windows of another length")(
+    lambda p: p.impute(train=p.pair(p.counts, width=0.05).split()[0])
+)
+case(IMPUTE, "training windows of one condition")(
+    lambda p: p.impute(train=p.pair(p.counts, conditions=["A"]).split()[0])
+)
+case(IMPUTE, "a negative number of bootstrap samples")(lambda p: p.impute(n_bootstraps=-1))
+case(IMPUTE, "a negative seed")(lambda p: p.impute(seed=-1))
+
+DEPART = "departure"
+case(DEPART, "paired windows instead of latents", error=TypeError)(lambda p: ns.departure(p.test))
+case(DEPART, "latents that name no condition")(
+    lambda p: ns.departure(p.latents[1].assign_attrs(by=None))
+)
+case(DEPART, "an unknown condition")(lambda p: ns.departure(p.latents[1], by="odour"))
+case(DEPART, "latents without times")(lambda p: ns.departure(p.latents[1].drop_vars("time")))
+case(DEPART, "infinite latents")(lambda p: ns.departure(p.latents[1] + np.inf))
+case(DEPART, "one subject alone")(lambda p: ns.departure(p.latents[1].isel(subject=[0])))
+case(DEPART, "a negative seed")(lambda p: ns.departure(p.latents[1], seed=-1))
+
+EMBED = "embed"
+case(EMBED, "an array of latents", error=TypeError)(lambda p: ns.embed(p.latents[1].values))
+case(EMBED, "latents without windows")(
+    lambda p: ns.embed(p.latents[1].rename(window="sample"), "pca")
+)
+case(EMBED, "infinite latents")(lambda p: ns.embed(p.latents[1] + np.inf, "pca"))
+case(EMBED, "an unknown method")(lambda p: ns.embed(p.latents[1], "tsne"))
+case(EMBED, "no dims")(lambda p: ns.embed(p.latents[1], "pca", n_dims=0))
+case(EMBED, "more dims than latents")(lambda p: ns.embed(p.latents[1], "pca", n_dims=9))
+case(EMBED, "too few windows")(lambda p: ns.embed(p.latents[1][:1, :2]))
+case(EMBED, "a part that is not there")(
+    lambda p: ns.embed(p.latents[1].assign_coords(part=("window", ["test"] * len(p.test))))
+)
+case(EMBED, "a negative seed")(lambda p: ns.embed(p.latents[1], "pca", seed=-1))
+
+PLOT = "plot_..."
+case(PLOT, "an array of latents", error=TypeError)(lambda p: ns.plot_latents(p.latents[1].values))
+case(PLOT, "latents without times")(lambda p: ns.plot_latents(p.latents[1].drop_vars("time")))
+case(PLOT, "latents of NaN")(lambda p: ns.plot_latents(p.latents[1] * np.nan))
+case(PLOT, "an unknown colour")(lambda p: ns.plot_latents(p.latents[1], "smell"))
+case(PLOT, "several Axes", error=TypeError)(lambda p: ns.plot_latents(p.latents[1], ax=[1, 2]))
+case(PLOT, "latents instead of scores", error=TypeError)(lambda p: ns.plot_separation(p.latents[1]))
+case(PLOT, "an unknown level")(lambda p: ns.plot_separation(p.scores, "session"))
+case(PLOT, "scores of another kind")(lambda p: ns.plot_imputation(p.scores))
+case(PLOT, "scores that are not of pairs")(lambda p: ns.plot_imputation(p.scores, "own"))
+case(PLOT, "scores without variances")(lambda p: ns.plot_residuals(p.scores))
+case(PLOT, "scores without a divergence")(lambda p: ns.plot_departure(p.scores))
+case(PLOT, "scores instead of a table", error=TypeError)(lambda p: ns.plot_comparison(p.scores))
+case(PLOT, "a table of another kind")(lambda p: ns.plot_comparison(p.sessions["mitt"].trials))
+case(PLOT, "a model instead of its history", error=TypeError)(lambda p: ns.plot_training(p.model))
+case(PLOT, "an unknown quantity")(lambda p: ns.plot_training(p.model.history_, "speed"))
 
 
 def _other(data, name, value):
@@ -311,6 +605,113 @@ case(LOAD, "settings of a larger model than the weights")(
 case(LOAD, "a model with a rule of one's own")(
     lambda p: load(p.saved("model.json", lambda x: _other(x, "objective", {"custom": "Mine"})))
 )
+
+case(LOAD, "a model with an encoder of one's own")(
+    lambda p: load(p.saved("model.json", lambda x: _other(x, "encoder", {"custom": "Mine"})))
+)
+
+# ------------------------------------------------------------------------------ comparing
+
+COMPARE = "compare"
+QUICK = {"baselines": False, "imputation": False, "n_bootstraps": 0}
+
+
+def compared(place, *models, parts=None, **options):
+    return ns.compare(*(parts or (place.train, place.test)), *models, **{**QUICK, **options})
+
+
+case(COMPARE, "counts that were not paired, compared", error=TypeError)(
+    lambda p: compared(p, {"mine": p.model}, parts=(p.counts, p.counts))
+)
+case(COMPARE, "parts of other subjects")(
+    lambda p: compared(p, {"mine": p.model}, parts=(p.train, p.test.select(["mitt"])))
+)
+case(COMPARE, "parts paired by other columns")(
+    lambda p: compared(
+        p,
+        {"mine": p.model},
+        parts=(
+            p.train,
+            p.pair({n: c.assign_coords(day=c.odor) for n, c in p.counts.items()}, by="day"),
+        ),
+    )
+)
+case(COMPARE, "one trial in both parts")(
+    lambda p: compared(p, {"mine": ns.LinearAlignment(latent_dim=2)}, parts=(p.train, p.train))
+)
+case(COMPARE, "nothing to compare")(lambda p: compared(p))
+case(COMPARE, "two columns to compare by")(
+    lambda p: compared(p, {"mine": ns.LinearAlignment()}, by=["odor", "trial"])
+)
+case(COMPARE, "a list of models", error=TypeError)(lambda p: compared(p, [ns.LinearAlignment()]))
+case(COMPARE, "a model by its name alone", error=TypeError)(lambda p: compared(p, {"m": "mcca"}))
+case(COMPARE, "a class instead of a model", error=TypeError)(
+    lambda p: compared(p, {"mine": ns.LinearAlignment})
+)
+case(COMPARE, "a model without a name")(lambda p: compared(p, {"": ns.LinearAlignment()}))
+case(COMPARE, "one name for two models")(
+    lambda p: compared(p, {"mine": ns.LinearAlignment()}, fitted={"mine": p.model})
+)
+case(COMPARE, "a fitted model that was not fitted", error=NotFittedError)(
+    lambda p: compared(p, fitted={"mine": ns.SharedLatentModel()})
+)
+case(COMPARE, "a difference to an unknown model")(
+    lambda p: compared(p, {"mine": ns.LinearAlignment()}, against="theirs")
+)
+case(COMPARE, "a negative number of permutations")(
+    lambda p: compared(p, {"mine": ns.LinearAlignment()}, n_permutations=-1)
+)
+case(COMPARE, "half a pairing anew")(
+    lambda p: compared(p, {"mine": ns.LinearAlignment()}, n_repairings=0.5)
+)
+case(COMPARE, "a negative number of bootstrap samples")(
+    lambda p: compared(p, {"mine": ns.LinearAlignment()}, n_bootstraps=-5)
+)
+case(COMPARE, "a seed that is a text")(
+    lambda p: compared(p, {"mine": ns.LinearAlignment()}, seed="one")
+)
+case(COMPARE, "an executor that executes nothing", error=TypeError)(
+    lambda p: compared(p, {"mine": ns.LinearAlignment()}, executor="dask")
+)
+
+LEAKAGE = "leakage_report"
+case(LEAKAGE, "counts that were not paired, simulated", error=TypeError)(
+    lambda p: ns.leakage_report(p.counts)
+)
+case(LEAKAGE, "no simulations")(lambda p: ns.leakage_report(p.train, n_simulations=0))
+case(LEAKAGE, "one fold")(lambda p: ns.leakage_report(p.train, n_folds=1))
+case(LEAKAGE, "more folds than trials of a condition")(
+    lambda p: ns.leakage_report(p.train, n_folds=50)
+)
+case(LEAKAGE, "a negative seed of simulations")(lambda p: ns.leakage_report(p.train, seed=-1))
+
+SWEEP = "sweep"
+
+
+def swept(place, *parts, **changes):
+    grid = {"objectives": ["mmvm"], "betas": [1.0], "seeds": [0]}
+    model = {k: v for k, v in place.settings.items() if k != "progress"}
+    settings = {"model": model, "progress": False, **grid, **changes}
+    return ns.sweep(*(parts or (place.train, place.test)), place.folder / "swept", **settings)
+
+
+case(SWEEP, "counts that were not paired, swept", error=TypeError)(
+    lambda p: swept(p, p.counts, p.counts)
+)
+case(SWEEP, "one objective, not a list")(lambda p: swept(p, objectives="mmvm"))
+case(SWEEP, "objects without labels")(lambda p: swept(p, objectives=[ns.MMVM()]))
+case(SWEEP, "no betas")(lambda p: swept(p, betas=[]))
+case(SWEEP, "a beta that is a text")(lambda p: swept(p, betas=["low"]))
+case(SWEEP, "a negative beta")(lambda p: swept(p, betas=[-1.0]))
+case(SWEEP, "half a seed")(lambda p: swept(p, seeds=[0.5]))
+case(SWEEP, "one number for the seeds")(lambda p: swept(p, seeds=3))
+case(SWEEP, "an unknown setting of its models")(lambda p: swept(p, model={"colour": 1}))
+case(SWEEP, "a beta among the settings of its models")(lambda p: swept(p, model={"beta": 1.0}))
+case(SWEEP, "settings as a list")(lambda p: swept(p, model=["epochs"]))
+case(SWEEP, "a score that is no function")(lambda p: swept(p, score="cross"))
+case(SWEEP, "no threads")(lambda p: swept(p, threads=0))
+case(SWEEP, "no runs at once")(lambda p: swept(p, stacked=0))
+case(SWEEP, "a cluster by its address", error=TypeError)(lambda p: swept(p, executor="tcp://x"))
 
 # ------------------------------------------------------------------------------ command line
 # A case gives the arguments; what they must not touch is compared by the test.
@@ -353,6 +754,29 @@ case(LINE, "fit: a config with an unknown setting of the model")(
         "--out", p.folder / "new",
     ]
 )  # fmt: skip
+case(LINE, "fit: --set without a value")(
+    lambda p: ["fit", *p.files, *DATA, "--set", "epochs", "--out", p.folder / "new"]
+)
+case(LINE, "fit: --set with what is no value")(
+    lambda p: ["fit", *p.files, *DATA, "--set", "hidden=[8, 8", "--out", p.folder / "new"]
+)
+case(LINE, "fit: --set with an unknown name")(
+    lambda p: ["fit", *p.files, *DATA, "--set", "layers=3", "--out", p.folder / "new"]
+)
+case(LINE, "fit: one setting twice")(
+    lambda p: [
+        "fit", *p.files, *DATA, "--epochs", 2, "--set", "epochs=3", "--out", p.folder / "new",
+    ]
+)  # fmt: skip
+case(LINE, "fit: a setting of the model out of its range")(
+    lambda p: ["fit", *p.files, *DATA, "--latent-dim", 0, "--out", p.folder / "new"]
+)
+case(LINE, "fit: an object with an unknown argument")(
+    lambda p: [
+        "fit", *p.files, *DATA, "--set", 'objective={object="mmvm", arguments={colour=1}}',
+        "--out", p.folder / "new",
+    ]
+)  # fmt: skip
 case(LINE, "fit: a folder with a finished run")(
     lambda p: ["fit", *p.files, *DATA, *SMALL, "--out", p.folder / "run"]
 )
@@ -371,6 +795,9 @@ case(LINE, "fit: a folder that cannot be made")(
 case(LINE, "report: a run that has not ended")(lambda p: ["report", p.folder / "interrupted"])
 case(LINE, "sweep: weights that are no numbers")(
     lambda p: ["sweep", *p.files, *DATA, "--beta", "1,two", "--out", p.folder / "new"]
+)
+case(LINE, "sweep: an unknown objective")(
+    lambda p: ["sweep", *p.files, *DATA, "--objective", "mmvm,vae", "--out", p.folder / "new"]
 )
 case(LINE, "simulate: numbers of units that are none")(
     lambda p: ["simulate", p.folder / "new", "--subjects", "mitt=many"]
@@ -416,9 +843,9 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
 
 
-def told(place, kind):
+def told(place, where, kind):
     """The type of the error that a case gives, and its sentence."""
-    where, error, call = CASES[kind]
+    error, call = CASES[where, kind]
     if where != LINE:
         with pytest.raises(error) as caught:
             call(place)
@@ -447,9 +874,9 @@ def plain(sentence, place):
     return re.sub(r"\b\d+\.\d+\.\d+(\+\w+)?", "x.y.z", sentence)
 
 
-@pytest.mark.parametrize("kind", CASES)
-def test_bad_input_is_refused_in_a_sentence(place, kind):
-    _, sentence = told(place, kind)
+@pytest.mark.parametrize(("where", "kind"), CASES)
+def test_bad_input_is_refused_in_a_sentence(place, where, kind):
+    _, sentence = told(place, where, kind)
     assert "\n" not in sentence.strip()
     assert len(sentence) > 30, "who, expected, got, what to do"
     assert not re.match(r"\[Errno", sentence) or str(place.folder) in sentence
@@ -458,8 +885,8 @@ def test_bad_input_is_refused_in_a_sentence(place, kind):
 def test_the_table_of_bad_input_is_that_of_the_errors(place):
     assert len(CASES) >= 40
     rows = ["| Where | What | Gives | Saying |", "| --- | --- | --- | --- |"]
-    for kind, (where, _, _) in CASES.items():
-        gives, sentence = told(place, kind)
+    for where, kind in CASES:
+        gives, sentence = told(place, where, kind)
         text = plain(sentence, place).replace("|", "\\|").replace("<", "&lt;")
         rows.append(f"| `{where}` | {kind} | {gives} | {text} |")
     table = (
@@ -496,7 +923,7 @@ def test_a_disk_that_is_full_leaves_whole_files_or_none(place, tmp_path, size):
     assert "Traceback" not in done.stderr
     left = {path.name for path in out.rglob("*")} if out.exists() else set()
     whole = {"run.toml", "checkpoint", "model", "model.json", "weights.safetensors", "latents.nc"}
-    assert left <= whole | {"history.nc"}
+    assert left <= whole | {"history.nc", "checkpoint.choice.json"}
     for name in left & {"latents.nc", "history.nc"}:
         xr.load_dataset(out / name, engine="h5netcdf")
     if "model" in left:
@@ -517,7 +944,7 @@ def test_of_two_runs_in_one_folder_one_is_refused(place, tmp_path):
 
 def test_the_lock_of_a_process_that_dies_is_free(tmp_path):
     hold = (
-        "import os, sys; from pathlib import Path; from neuroshare.writing import locked\n"
+        "import os, sys; from pathlib import Path; from neuroshare.support.files import locked\n"
         "with locked(Path(sys.argv[1])): os._exit(1)"
     )
     subprocess.run([sys.executable, "-c", hold, str(tmp_path / ".lock")], check=False)

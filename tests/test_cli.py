@@ -1,3 +1,7 @@
+import itertools
+import json
+import re
+import subprocess
 import sys
 
 import h5py
@@ -5,26 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from scipy.stats import t
 
 import neuroshare as ns
 from neuroshare import cli
 
 SMALL = ("--epochs", 1, "--latent-dim", 2, "--min-trials", 4, "--step", 0.1, "--quick", "--quiet")
-
-
-@pytest.fixture
-def neuroshare(monkeypatch, capsys):
-    """Run the command line in this process: exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["neuroshare", *map(str, arguments)])
-        monkeypatch.setattr(cli.warnings, "showwarning", cli.warnings.showwarning)
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -105,18 +95,18 @@ def test_inspect_notes_what_is_odd_and_nothing_else(neuroshare, tmp_path, sessio
     code, out, err = neuroshare("inspect", tmp_path / "odd.nwb")
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines()[1:])) <= 80
-    notes = " ".join(out.split()).split(" note: ")[1:]
+    notes = re.split(" (?:note|warning|fit refuses): ", " ".join(out.split()))[1:]
     assert len(notes) == bool(note)
     assert all(note in found for found in notes)
 
 
-def test_inspect_refuses_spikes_without_a_time(neuroshare, tmp_path):
+def test_inspect_notes_spikes_without_a_time(neuroshare, tmp_path):
     ns.write_nwb(odd_session(), tmp_path / "odd.nwb")
     with h5py.File(tmp_path / "odd.nwb", "r+") as h5:
         h5["units/spike_times"][3] = np.nan
-    code, _, err = neuroshare("inspect", tmp_path / "odd.nwb")
-    assert code == 2
-    assert "odd.nwb: subject 'mitt': spike times must be finite; NaN or infinite in units 0" in err
+    code, out, _ = neuroshare("inspect", tmp_path / "odd.nwb")
+    assert code == 0
+    assert "1 spike time of unit 0 was dropped" in " ".join(out.split())
 
 
 @pytest.mark.data
@@ -160,9 +150,9 @@ def test_what_the_library_refuses_is_one_line(neuroshare, recordings, tmp_path):
 
 
 def test_absent_settings_are_named(neuroshare, recordings, tmp_path):
-    code, _, err = neuroshare("fit", *recordings, "--by", "odor", "--out", tmp_path / "run")
+    code, _, err = neuroshare("fit", *recordings, "--out", tmp_path / "run")
     assert code == 2
-    assert "a run needs align, span" in err
+    assert "a run needs by." in err
 
 
 def test_debug_shows_the_traceback(monkeypatch, tmp_path):
@@ -189,7 +179,7 @@ def test_a_config_that_is_not_toml_is_refused(neuroshare, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("spam = 1", "unknown settings ['spam']; expected some of ['align', 'bin_size',"),
+        ("spam = 1", "unknown settings ['spam']; expected some of ['align', 'anyway',"),
         (
             "files = 'mitt.nwb'",
             "'files' parameter of a run must be a list of texts. Got 'mitt.n",
@@ -243,6 +233,126 @@ def test_demo_simulates_fits_and_reports(neuroshare, tmp_path):
     assert (tmp_path / "demo" / "report.html").is_file()
 
 
+def test_set_gives_any_setting_of_the_model(neuroshare, recordings, tmp_path):
+    data = ("--by", "odor", "--align", "start_time", "--span", 0, 0.3, "--out", tmp_path / "run")
+    given = ("init=random", "hidden=[4, 4]", "beta={object='schedule', arguments={start=0.0, "
+             "stop=1.0, epochs=2}}")  # fmt: skip
+    sets = [part for text in given for part in ("--set", text)]
+    assert neuroshare("fit", *recordings, *data, *SMALL, *sets)[0] == 0
+    stored = ns.SharedLatentModel.load(tmp_path / "run" / "model")
+    assert (stored.init, stored.hidden) == ("random", (4, 4))
+    assert stored.beta == ns.Schedule(0.0, 1.0, 2)
+
+
+def test_inspect_of_a_folder_names_what_it_holds(neuroshare, recordings, monkeypatch):
+    monkeypatch.chdir(recordings[0].parent)
+    code, _, err = neuroshare("inspect", ".")
+    assert code == 2
+    assert "recordings: expected an NWB file, got a folder that holds 2: mitt.nwb, stella" in err
+    assert "Give them by name: *.nwb" in err
+
+
+def test_one_file_alone_cannot_share_and_is_told_so(neuroshare, recordings, tmp_path):
+    loud = [part for part in SMALL if part != "--quiet"]
+    code, out, err = neuroshare(
+        "fit", recordings[0], "--by", "odor", "--out", tmp_path / "r", *loud
+    )
+    assert code == 0
+    assert "One subject (mitt) cannot share a latent space with another" in out
+    assert "Counting from 0 to 0.4 s relative to start_time (--span, --align)" in out
+    assert "score (separation)" in err, "there is a bar for what follows the fit"
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "One subject cannot share anything" in page
+
+
+def test_sessions_of_one_animal_alone_are_told_and_scored(neuroshare, recordings, tmp_path):
+    loud = [part for part in SMALL if part not in ("--quiet", "--quick")]
+    files = [f"m1/{day}={file}" for day, file in zip("ab", recordings, strict=True)]
+    options = ("--by", "odor", "--permutations", 19, "--bootstraps", 9)
+    code, out, err = neuroshare("fit", *files, *options, "--out", tmp_path / "r", *loud)
+    assert (code, "error" in err) == (0, False)
+    assert "All 2 sessions are of one animal (m1/a, m1/b)" in out
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert "Do 2 sessions of 1 animal share" in page
+    assert "All sessions are of one animal: nothing is known between animals" in page
+
+
+def test_a_span_that_holds_no_window_is_told_at_once(neuroshare, recordings, tmp_path):
+    code, _, err = neuroshare(
+        "fit", *recordings, "--by", "odor", "--span", 0, 0.05, "--out", tmp_path / "r"
+    )
+    assert code == 2
+    assert "'span' parameter of a run must hold a window of 0.1 s (width). Got 0.05 s" in err
+
+
+def test_view_opens_the_report(neuroshare, recordings, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    run = tmp_path / "run"
+    options = ("--by", "odor", "--align", "start_time", "--span", 0, 0.4)
+    neuroshare("fit", *recordings, *options, "--out", run, *SMALL)
+    page = run / "report.html"
+    whole = page.read_text()
+    for content in (whole, "the report of an older version", None):
+        page.unlink() if content is None else page.write_text(content)
+        code, out, _ = neuroshare("view", run)
+        assert code == 0
+        assert out.strip() == opened[-1] == f"{page.as_uri()}#latents"
+        assert page.read_text() == whole
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    assert "No browser could be started here. Open file:" in neuroshare("view", run)[1]
+    code, _, err = neuroshare("view", tmp_path / "none")
+    assert (code, err[:6]) == (2, "error:")
+
+
+def test_version(neuroshare):
+    assert neuroshare("--version") == (0, f"neuroshare {ns.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("fit", ("--beta", -1)),
+        ("fit", ("--objective", "vae")),
+        ("fit", ("--set", "latent_dim=1.5")),
+        ("fit", ("--width", 0)),
+        ("sweep", ("--objective", "mmvm,vae")),
+        ("sweep", ("--beta", "1,two")),
+        ("sweep", ("--beta", "1,-2")),
+        ("sweep", ("--set", "lr=0")),
+    ],
+)
+def test_an_error_in_the_options_needs_no_torch(tmp_path, command, wrong):
+    (tmp_path / "rat.nwb").touch()
+    data = ("--by", "odor", "--align", "start_time", "--span", 0, 0.3, "--out", tmp_path / "run")
+    code = (
+        "import sys\nfrom neuroshare.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print(*sorted({'torch', 'pynwb', 'xarray'} & set(sys.modules)))"
+    )
+    line = [sys.executable, "-c", code, command, tmp_path / "rat.nwb", *data, *wrong]
+    done = subprocess.run(list(map(str, line)), capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "must be" in done.stderr or "--beta takes numbers" in done.stderr
+    assert done.stdout.strip() == "", "loaded for nothing"
+
+
+def test_sweep_reads_what_fit_reads(neuroshare, recordings, tmp_path):
+    data = ("--by", "odor", "--align", "start_time", "--span", 0, 0.3)
+    assert neuroshare("fit", *recordings, *data, *SMALL, "--out", tmp_path / "run")[0] == 0
+    code, *_ = neuroshare(
+        "sweep", "--config", tmp_path / "run" / "run.toml", "--out", tmp_path / "sweep",
+        "--objective", "poe", "--beta", "0.5", "--seeds", 1, "--quiet", "--set", "dropout=0.0",
+        "--test-fraction", 0.5,
+    )  # fmt: skip
+    assert code == 0
+    table = pd.read_csv(tmp_path / "sweep" / "sweep.csv")
+    assert table[["objective", "beta", "dropout", "latent_dim"]].values.tolist() == [
+        ["poe", 0.5, 0.0, 2]
+    ]
+
+
 def test_convert_allen2016_writes_readable_files(neuroshare, tmp_path):
     sessions = ns.simulate_sessions({"mitt": 5, "stella": 4}, n_trials=2)
     ns.write_allen2016(sessions, tmp_path / "arrays")
@@ -252,3 +362,110 @@ def test_convert_allen2016_writes_readable_files(neuroshare, tmp_path):
     session = ns.read_nwb(tmp_path / "nwb" / "mitt.nwb")
     assert len(session.units) == 5
     assert len(session.trials) == 8
+
+
+def test_influence_writes_a_table_and_a_figure(neuroshare, tmp_path):
+    folder = tmp_path / "three"
+    neuroshare("simulate", folder, "--subjects", "a=9,b=7,c=8", "--n-trials", 6)
+    code, out, err = neuroshare(
+        "influence", *sorted(folder.glob("*.nwb")), "--by", "odor", "--align", "start_time",
+        "--span", 0, 0.2, "--step", 0.1, "--min-trials", 4, "--epochs", 1, "--latent-dim", 2,
+        "--out", tmp_path / "out", "--quiet",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    found = xr.load_dataset(tmp_path / "out" / "influence.nc", engine="h5netcdf")
+    assert found["left_out"].values.tolist() == ["a", "b", "c"]
+    for name in "abc":
+        assert f"{float(found['loss'].sel(left_out=name)):.3f}" in out
+    assert (tmp_path / "out" / "influence.svg").read_text().startswith("<?xml")
+
+
+def test_power_of_a_pilot_is_printed_and_drawn(neuroshare, recordings, tmp_path):
+    arguments = (
+        "power", *recordings, "--by", "odor", "--align", "start_time", "--span", 0, 0.2,
+        "--min-trials", 4, "--permutations", 19, "--out", tmp_path / "out", "--simulations", 2,
+        "--quiet",
+    )  # fmt: skip
+    code, out, err = neuroshare(
+        *arguments, "--n-subjects", 2, "--n-units", "5, 10", "--n-trials", 4
+    )
+    assert (code, err) == (0, "")
+    found = xr.load_dataset(tmp_path / "out" / "power.nc", engine="h5netcdf")
+    assert dict(found.sizes) == {"n_subjects": 1, "n_units": 2, "n_trials": 1}
+    assert "share of 2 simulated experiments with p <= 0.05" in out
+    assert (tmp_path / "out" / "power.svg").exists()
+    code, _, err = neuroshare(*arguments, "--n-units", "5,many")
+    assert code == 2
+    assert "--n-units takes whole numbers" in err
+
+
+def test_a_span_in_milliseconds_is_one_sentence(neuroshare, recordings, tmp_path):
+    code, _, err = neuroshare(
+        "fit", *recordings, "--by", "odor", "--align", "start_time", "--span", 0, 400,
+        "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "Spans are in seconds: if milliseconds were meant, give --span 0 0.4." in err
+
+
+def test_sessions_of_one_animal_are_one_unit_of_inference(neuroshare, tmp_path):
+    whose = {"a": ("m1", "day1"), "b": ("m1", "day2"), "c": ("m2", None), "d": ("m3", None)}
+    simulated = ns.simulate_sessions(dict.fromkeys(whose, 15), n_trials=10, seed=1, signal=2.0)
+    files = []
+    for name, (animal, day) in whose.items():
+        one = simulated[name]
+        session = ns.Session(animal, one.spike_times, one.units, one.trials, session=day)
+        files.append(ns.write_nwb(session, tmp_path / f"{name}.nwb"))
+    sessions = [ns.read_nwb(file) for file in files]
+    assert [one.session for one in sessions] == ["day1", "day2", None, None]
+
+    code, out, err = neuroshare(
+        "fit", *files, "--by", "odor", "--align", "start_time", "--span", 0, 0.3, "--step", 0.1,
+        "--min-trials", 8, "--set", "epochs=0", "--set", "latent_dim=3", "--set", "inputs=pooled",
+        "--permutations", 19, "--bootstraps", 19, "--quiet", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text())
+    animals = {name: about["animal"] for name, about in scores["subjects"].items()}
+    assert animals == {"m1/day1": "m1", "m1/day2": "m1", "m2": "m2", "m3": "m3"}
+    assert scores["n_animals"] == 3
+    assert scores["statement"].startswith("With 3 animals (4 sessions) a one-sided sign-flip test")
+    # Three animals, all above chance: one of the eight ways to flip their signs.
+    assert {scores["trial"][f"p_sign_flip_{k}"] for k in ("own", "cross", "pooled")} == {1 / 8}
+    own = scores["trial"]["own"]
+    of_animals = [(own["m1/day1"] + own["m1/day2"]) / 2, own["m2"], own["m3"]]
+    assert scores["trial"]["mean_own"] == pytest.approx(np.mean(of_animals))
+    low, high = scores["trial"]["mean_own_interval"]
+    half = t.ppf(0.975, 2) * np.std(of_animals, ddof=1) / np.sqrt(3)
+    # Clipped to 1; never narrower than what so few trials allow.
+    assert low <= np.mean(of_animals) - half + 1e-9
+    assert high >= min(1, np.mean(of_animals) + half - 1e-9)
+
+    # Sessions of one animal are no pair of animals, on the terminal as in the file.
+    cross = scores["trial"]["cross"]
+    pairs = {}
+    for i, j in itertools.permutations(animals, 2):
+        if animals[i] != animals[j]:
+            pairs.setdefault((animals[i], animals[j]), []).append(cross[i][j])
+    assert len(pairs) == 6
+    of_pairs = [np.mean(values) for values in pairs.values()]
+    assert scores["trial"]["mean_cross"] == pytest.approx(np.mean(of_pairs))
+    mean = next(line for line in out.splitlines() if line.startswith("mean "))
+    told = [scores["trial"][f"mean_{kind}"] for kind in ("own", "cross", "cross", "pooled")]
+    assert mean.split()[1:] == [f"{value:.2f}" for value in told]
+    source = np.mean([cross["m1/day1"][name] for name in ("m2", "m3")])
+    first = next(line for line in out.splitlines() if line.startswith("m1/day1 "))
+    assert first.split()[2] == f"{source:.2f}"
+
+    # The same in Python.
+    counts = {
+        name: ns.bin_spikes(one, "start_time", (0, 0.3))
+        for name, one in zip(animals, sessions, strict=True)
+    }
+    train, test = ns.pair_subjects(counts, by="odor", step=0.1).split(seed=0)
+    model = ns.SharedLatentModel(epochs=0, latent_dim=3, inputs="pooled", progress=False).fit(train)
+    here = ns.separation(model.transform(train), model.transform(test))
+    assert dict(zip(here.subject.values, here.subject_animal.values, strict=True)) == animals
+    assert float(here.p_sign_flip_own.sel(level="trial")) == 1 / 8
+    assert here.statement.startswith("With 3 animals (4 sessions)")

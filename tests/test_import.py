@@ -18,10 +18,10 @@ def test_import_loads_no_heavy_dependency():
     assert not HEAVY & set(loaded.split())
 
 
-def test_import_is_fast():
-    code = "import time; t = time.perf_counter(); import neuroshare; print(time.perf_counter() - t)"
-    # The best of three: a busy machine delays single runs.
-    assert min(float(run(code)) for _ in range(3)) < 0.3
+def test_import_loads_few_modules():
+    """Python's own, `lazy_loader` and the package: 20 when this was written."""
+    code = "import sys; n = len(sys.modules); import neuroshare; print(len(sys.modules) - n)"
+    assert int(run(code)) < 40
 
 
 def test_help_of_the_command_line_loads_no_torch():

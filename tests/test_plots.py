@@ -213,12 +213,15 @@ def test_separation_matrix_has_own_on_the_diagonal(scores):
     assert len(ax.patches) == 3
 
 
-def test_separation_prints_p_values(scores):
+def test_separation_marks_p_values(scores):
     scores["p_own"] = xr.full_like(scores["own"], 0.01)
     scores["p_cross"] = xr.full_like(scores["cross"], 0.02)
     ax = ns.plot_separation(scores, "window")
-    assert ax.texts[0].get_text() == "0.50\np=0.010"
-    assert ax.texts[1].get_text() == "0.05\np=0.020"
+    assert ax.texts[0].get_text() == "0.50\n**"
+    assert ax.texts[1].get_text() == "0.05\n*"
+    assert "* p ≤ 0.05, ** p ≤ 0.01" in ax.get_title()
+    scores["p_own"] = xr.full_like(scores["own"], 0.3)
+    assert ns.plot_separation(scores, "window").texts[0].get_text() == "0.50\n–"
 
 
 def test_separation_refuses_what_it_cannot_draw(scores):
@@ -294,3 +297,165 @@ def test_departure_draws_every_subject_over_time():
     assert "nats" in ax.get_ylabel()
     with pytest.raises(ValueError, match="'within'"):
         ns.plot_departure(data.drop_vars("within"))
+
+
+# ---------------------------------------------------------------------------- trial columns
+
+
+def with_columns():
+    latents = make_latents(2)
+    n = latents.sizes["window"]
+    rng = np.random.default_rng(1)
+    return latents.assign_coords(
+        speed=(("subject", "window"), rng.uniform(size=(3, n))),
+        reward=(("subject", "window"), rng.choice(["no", "yes"], (3, n))),
+        block=("window", rng.integers(2, size=n)),
+    )
+
+
+def test_points_may_show_any_column_of_the_trials():
+    fig, axes = plt.subplots(3)
+    latents = with_columns()
+    for color, ax in zip(("speed", "reward", "block"), axes, strict=True):
+        ns.plot_latents(latents, color=color, ax=ax)
+    assert [ax.get_ylabel() for ax in fig.axes[3:]] == ["speed"]
+    shown = np.sort(axes[0].collections[0].get_array())
+    np.testing.assert_allclose(shown, np.sort(latents["speed"].values.ravel()))
+    for ax, names in ((axes[1], ["no", "yes"]), (axes[2], ["0", "1"])):
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == names
+
+
+# ---------------------------------------------------------------------------- influence and power
+
+
+def influence_of(n=3):
+    rng = np.random.default_rng(0)
+    loss = rng.normal(size=(n, n))
+    np.fill_diagonal(loss, np.nan)
+    mean = np.nanmean(loss, axis=1)
+    return xr.Dataset(
+        {
+            "loss_target": (("left_out", "target"), loss),
+            "loss": ("left_out", mean),
+            "loss_interval": (("bound", "left_out"), [mean - 1, mean + 1]),
+        },
+        coords={"left_out": SUBJECTS, "target": SUBJECTS},
+    )
+
+
+def test_influence_shows_every_loss():
+    found = influence_of()
+    ax = ns.plot_influence(found)
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], found["loss"])
+    assert [text.get_text() for text in ax.get_yticklabels()] == SUBJECTS
+    points = {line.get_label(): line.get_xdata() for line in ax.lines if line.get_marker() == "o"}
+    for name in SUBJECTS:
+        np.testing.assert_array_equal(points[name], found["loss_target"].sel(target=name))
+    ns.plot_influence(found.assign(loss_interval=found["loss_interval"] * np.nan))
+
+
+def test_power_shows_every_size():
+    sizes = {"n_subjects": [2, 3], "n_units": [10, 20], "n_trials": [5, 10, 20]}
+    values = np.linspace(0, 1, 12).reshape(2, 2, 3)
+    found = xr.Dataset(
+        {"power": (tuple(sizes), values), "standard_error": (tuple(sizes), values / 10)},
+        coords=sizes,
+        attrs={"alpha": 0.05},
+    )
+    ax = ns.plot_power(found)
+    drawn = [container.lines[0].get_ydata() for container in ax.containers]
+    np.testing.assert_array_equal(drawn, values.reshape(4, 3))
+    assert ax.get_legend().get_texts()[3].get_text() == "3 subjects, 20 units"
+    with pytest.raises(ValueError, match="plot_power expected data with dim 'n_units'"):
+        ns.plot_power(found.isel(n_units=0))
+    with pytest.raises(TypeError, match="plot_influence expected its data as a Dataset"):
+        ns.plot_influence(found["power"])
+
+
+def test_two_plots_are_not_drawn_over_each_other(scores):
+    first, second = ns.plot_separation(scores), ns.plot_separation(scores, "window")
+    assert first.figure is not second.figure
+    assert "per trial" in first.get_title()
+
+
+def tetrahedron(n_trials=40):
+    """Latents in which four conditions are as far from each other as can be."""
+    latents = make_latents(4, n_trials=n_trials) * 0.3
+    odor = np.repeat([list("ABCD")[i % 4] for i in range(n_trials)], len(TIMES))
+    latents = latents.assign_coords(odor=("window", odor))
+    corners = {"A": (1, 1, 1), "B": (1, -1, -1), "C": (-1, 1, -1), "D": (-1, -1, 1)}
+    for d in range(3):
+        latents[..., d] += 3 * np.array([corners[name][d] for name in odor])
+    return latents
+
+
+def test_a_third_axis_is_drawn_where_two_would_hide_a_condition():
+    ax = ns.plot_latents(tetrahedron())
+    assert ax.name == "3d"
+    ends = np.array(
+        [np.mean(line.get_data_3d(), axis=1) for line in ax.lines if "mean" in line.get_label()]
+    )
+    apart = np.linalg.norm(ends[:, None] - ends[None], axis=-1)[~np.eye(4, dtype=bool)]
+    np.testing.assert_allclose(apart, apart.mean(), rtol=0.1)
+    assert ns.plot_latents(tetrahedron(), axes=2).name == "rectilinear"
+    figure = plt.figure()
+    assert ns.plot_latents(tetrahedron(), ax=figure.add_subplot()).name == "rectilinear"
+    assert ns.plot_latents(tetrahedron(), "time", figure.add_subplot(projection="3d")).name == "3d"
+    flat = make_latents(4, n_trials=40)
+    flat[..., 1] += np.where(flat["odor"] == "B", 9.0, 0.0)
+    assert ns.plot_latents(flat).name == "rectilinear", "one axis tells two conditions"
+
+
+def test_single_subjects_keep_axes_and_colours():
+    latents = make_latents(3)
+    ax = ns.plot_latents(latents, "subject", subject="barat")
+    whole = ns.plot_latents(latents, "subject")
+    assert len(drawn_points(ax)) == latents.sizes["window"]
+    drawn = {tuple(point) for point in drawn_points(whole).round(9)}
+    assert {tuple(point) for point in drawn_points(ax).round(9)} <= drawn
+    assert {to_hex(c).upper() for c in ax.collections[0].get_facecolors()} == {SUBJECT_COLORS[2]}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["barat"]
+    with pytest.raises(ValueError, match="'subject' parameter"):
+        ns.plot_latents(latents, subject="rex")
+
+
+def test_large_marks_are_means_of_subjects():
+    latents = make_latents(2)
+    ax = ns.plot_latents(latents)
+    marks = np.array([np.asarray(one.get_offsets())[0] for one in ax.collections[1:]])
+    means = latents.groupby("odor").mean().transpose("subject", "odor", "latent")
+    np.testing.assert_allclose(marks, means.values.reshape(-1, 2), atol=1e-12)
+
+
+def test_points_can_be_seen():
+    few, many = ns.plot_latents(make_latents(2)), ns.plot_latents(make_latents(2, n_trials=3000))
+    for ax in (few, many):
+        cloud = ax.collections[0]
+        assert cloud.get_sizes()[0] >= 5
+        assert cloud.get_alpha() >= 0.25
+    assert few.collections[0].get_alpha() > many.collections[0].get_alpha()
+
+
+def test_a_coordinate_of_subjects_can_be_the_colour():
+    latents = make_latents(2).assign_coords(animal=("subject", ["m1", "m1", "m2"]))
+    ax = ns.plot_latents(latents, "animal")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["m1", "m2"]
+
+
+def test_a_sweep_is_drawn_by_beta_and_objective():
+    rows = [
+        (o, b, s, 0.5 + 0.1 * b + 0.01 * s)
+        for o in ("mmvm", "poe")
+        for b in (0.1, 1)
+        for s in (0, 1)
+    ]
+    table = pd.DataFrame(rows, columns=["objective", "beta", "seed", "cross_trial"])
+    ax = ns.plot_sweep(table)
+    means = {line.get_label(): line.get_ydata() for line in ax.lines[1::2]}
+    np.testing.assert_allclose(means["mmvm"], [0.515, 0.605])
+    assert list(means) == ["mmvm", "poe"]
+    assert ax.get_xscale() == "log"
+    with pytest.raises(ValueError, match=r"must be one of \['cross_trial'\]"):
+        ns.plot_sweep(table, "loss")
+    with pytest.raises(ValueError, match="expected the table of sweep"):
+        ns.plot_sweep(table.drop(columns="beta"))

@@ -97,6 +97,7 @@ def test_the_honest_protocol_keeps_trials_apart(rats, tmp_path):
     for null in (False, True):
         train, test = rats.parts(counts, "honest", 1, null)
         for name in preset.units:
-            assert not set(train.trials[name]) & set(test.trials[name])
-            shuffled = not np.array_equal(train.labels[name], counts[name].odor.values)
+            assert not set(train.trial_ids(name)) & set(test.trial_ids(name))
+            odor = counts[name].odor.sel(trial=train.trial_ids(name)).values
+            shuffled = not np.array_equal(np.array(train.conditions)[train.codes(name)], odor)
             assert shuffled == null

@@ -30,7 +30,7 @@ from benchmarks.images.probes import (
 )
 from benchmarks.images.suite import Preset, Suite
 from benchmarks.provenance import provenance
-from neuroshare.executor import run_each
+from neuroshare.support.parallel import run_each
 from neuroshare.vae import train
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.objectives import OBJECTIVES, Objective, make_objective
@@ -241,15 +241,14 @@ def seconds_per_step(
     few = _Few(dataset.train, rows)
 
     def fit(epochs: int) -> None:
-        train.fit(
-            vae,
-            few,
+        training = train.Training(
             epochs=epochs,
             batch_size=preset.batch_size,
             lr=preset.lr,
             precision=preset.precision,
             progress=False,
         )
+        train.fit(vae, few, training)
 
     fit(1)
     started = time.perf_counter()
@@ -283,9 +282,7 @@ def _fit_and_score(source: dict[str, Any], bench: _Bench, item: tuple[str, float
     checkpoint = path.with_suffix(".checkpoint.safetensors")
     vae = build(dataset, preset, objective, seed).to(bench.device)
     started, used = time.perf_counter(), time.process_time()
-    history = train.fit(
-        vae,
-        dataset.train,
+    training = train.Training(
         epochs=preset.epochs,
         batch_size=preset.batch_size,
         lr=preset.lr,
@@ -295,6 +292,7 @@ def _fit_and_score(source: dict[str, Any], bench: _Bench, item: tuple[str, float
         progress=bench.progress,
         checkpoint=checkpoint,
     )
+    history = train.fit(vae, dataset.train, training)
     if history.interrupted:
         raise KeyboardInterrupt
     cost = {

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -42,3 +44,9 @@ def test_unknown_methods_and_parts_are_refused(latents):
         embed(latents, "tsne")
     with pytest.raises(ValueError, match="no windows to fit on"):
         embed(latents, "pca", fit_on="validation")
+
+
+def test_umap_that_is_not_installed_names_its_extra(latents, monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(ImportError, match=r"neuroshare-latents\[embed\].*method='pca'"):
+        embed(latents, method="umap")

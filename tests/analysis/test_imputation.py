@@ -1,12 +1,15 @@
+import json
+
 import numpy as np
 import pytest
 from scipy.stats import poisson
 
 from neuroshare.analysis.imputation import ALL_OTHERS, TargetWindows, imputation_scores
-from neuroshare.linear import LinearAlignment
+from neuroshare.analysis.residuals import residuals
+from neuroshare.models.linear import LinearAlignment
 from neuroshare.recordings.binning import bin_spikes
-from neuroshare.recordings.pairing import pair_subjects
 from neuroshare.recordings.simulate import simulate_sessions
+from neuroshare.windows.pair import pair_subjects
 
 UNITS = {"a": 20, "b": 14, "c": 17}
 
@@ -77,8 +80,9 @@ def test_a_linear_model_beats_the_mean_rate_and_is_coherent(parts):
     low, high = scores.bits_per_spike_interval.sel(source=ALL_OTHERS).values
     value = scores.bits_per_spike.sel(source=ALL_OTHERS).values
     assert ((low < value) & (value < high)).all()
-    low, high = scores.mean_above_psth_interval.values
-    assert ((low < scores.mean_above_psth) & (scores.mean_above_psth < high)).all()
+    low, high = scores.coherence_interval.sel(source=ALL_OTHERS).values
+    value = scores.coherence.sel(source=ALL_OTHERS).values
+    assert ((low < high) & (low <= value) & (value <= high)).all()
 
 
 def test_without_signal_nothing_is_imputed():
@@ -94,10 +98,10 @@ def test_without_signal_nothing_is_imputed():
     assert np.mean(bits) < 0.002
 
 
-def test_duplicated_windows_count_once(parts):
-    _, test = parts
-    few = {name: array.isel(trial=slice(0, 30)) for name, array in test.counts.items()}
-    few["a"] = test.counts["a"].isel(trial=slice(0, 90))
+def test_duplicated_windows_count_once():
+    counts = simulated(mean_rate=8.0)
+    few = {name: array.isel(trial=slice(0, 30)) for name, array in counts.items()}
+    few["a"] = counts["a"].isel(trial=slice(0, 90))
     paired = pair_subjects(few, by="odor", step=0.05)
     windows = TargetWindows.of(paired, "b")
     assert windows.repeat.max() > 0
@@ -125,3 +129,80 @@ def test_a_trial_in_both_parts_is_refused(parts):
         imputation_scores(model, train, train)
     with pytest.raises(ValueError, match="two or more"):
         imputation_scores(model, train.select(["a"]), train.select(["a"]))
+
+
+def test_means_are_over_animals_with_an_interval_from_three():
+    counts = simulated(2.0, 0)
+    train, test = pair_subjects(counts, by="odor", step=0.1).split(0.25)
+    model = LinearAlignment("mcca", latent_dim=3).fit(train)
+    three = imputation_scores(model, train, test)
+    for name in ("bits_per_spike", "above_psth", "coherence"):
+        low, high = three[f"mean_{name}_interval"].values
+        value = three[f"mean_{name}"]
+        assert ((low < value) & (value < high)).all()
+        pairs = three[name].where(three.source != ALL_OTHERS)
+        assert value.sel(sources="one other") == pytest.approx(float(pairs.mean()))
+    assert json.loads(three.warnings) == []
+    part = [side.select(["a", "b"]) for side in (train, test)]
+    two = imputation_scores(LinearAlignment("mcca", latent_dim=3).fit(part[0]), *part)
+    assert np.isnan(two.mean_bits_per_spike_interval).all()
+    assert "2 animals do not tell" in json.loads(two.warnings)[0]
+
+
+def test_sessions_of_one_animal_do_not_predict_each_other_as_all_others():
+    names = {"a": "a1", "b": "a2", "c": "b"}
+    counts = {names[n]: c.assign_attrs(animal=names[n][0]) for n, c in simulated(2.0, 0).items()}
+    train, test = pair_subjects(counts, by="odor", step=0.1).split(0.25)
+    model = LinearAlignment("mcca", latent_dim=3).fit(train)
+    scores = imputation_scores(model, train, test)
+    bits = scores.bits_per_spike
+    assert bits.sel(source=ALL_OTHERS, target="a1") == bits.sel(source="b", target="a1")
+    between = [("a1", "b"), ("a2", "b"), ("b", "a1"), ("b", "a2")]
+    values = [float(bits.sel(source=s, target=t)) for s, t in between]
+    expected = (np.mean(values[:2]) + np.mean(values[2:])) / 2
+    assert scores.mean_bits_per_spike.sel(sources="one other") == pytest.approx(expected)
+
+
+def test_a_psth_that_never_saw_the_condition_is_not_known():
+    counts = simulated(2.0, 0)
+    by_odor = {n: a.sortby("odor") for n, a in counts.items()}
+    fewest = min(array.sizes["trial"] for array in by_odor.values())
+    numbered = {
+        n: a.isel(trial=slice(fewest)).assign_coords(number=("trial", np.arange(fewest)))
+        for n, a in by_odor.items()
+    }
+    train, test = pair_subjects(numbered, by="number", step=0.1).split(0.25)
+    scores = imputation_scores(LinearAlignment("mcca", latent_dim=3).fit(train), train, test)
+    assert np.isnan(scores.above_psth).all()
+    assert np.isnan(scores.bits_per_spike_psth).all()
+    assert np.isfinite(scores.mean_bits_per_spike).all()
+    assert "its PSTH is not known" in json.loads(scores.warnings)[0]
+
+
+def numbered():
+    """Animals that saw the same odors in the same trials, so that the number of a trial pairs."""
+    counts = {n: a for n, a in simulated(n_trials=16).items() if n != "c"}
+    left = {o: list(np.flatnonzero(counts["b"].odor.values == o)) for o in "ABCD"}
+    order = [left[odor].pop() for odor in counts["a"].odor.values]
+    counts["b"] = counts["b"].isel(trial=order)
+    numbers = np.arange(len(order))
+    counts = {n: a.assign_coords(number=("trial", numbers)) for n, a in counts.items()}
+    paired = pair_subjects(counts, by="number", step=0.05)
+    return paired.split(0.25, seed=0, by="odor")
+
+
+def test_what_pairs_and_what_is_told_may_be_two_columns():
+    train, test = numbered()
+    model = LinearAlignment("mcca", latent_dim=3, n_components=10, ridge=0.5).fit(train)
+    with pytest.raises(ValueError, match="'by' parameter of imputation_scores"):
+        imputation_scores(model, train, test, by="nothing")
+    scores = imputation_scores(model, train, test, by="odor")
+    assert scores.attrs["by"] == "odor"
+    assert (scores.bits_per_spike_psth > 0.05).all()
+    assert (scores.mean_above_psth < 0).all()
+    assert (scores.mean_coherence > 0.4).all()
+    assert np.isnan(imputation_scores(model, train, test).mean_coherence).all()
+    parts = residuals(model, test, train, by="odor", n_repairs=1, n_folds=2)
+    assert parts.cell_condition.values.tolist() == list("ABCD")
+    assert parts.chance.values.tolist() == [0.25, 0.25]
+    assert (parts.information_activity.sel(level="trial") > 0.6).all()

@@ -1,12 +1,15 @@
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
 
-from neuroshare.analysis.residuals import _information, departure, divergence, residuals
-from neuroshare.linear import LinearAlignment
+from neuroshare.analysis.departure import departure, divergence
+from neuroshare.analysis.residuals import _information, residuals
+from neuroshare.models.linear import LinearAlignment
 from neuroshare.recordings.binning import bin_spikes
-from neuroshare.recordings.pairing import pair_subjects
 from neuroshare.recordings.simulate import simulate_sessions
+from neuroshare.windows.pair import pair_subjects
 
 
 def simulated(signal=1.0, seed=0, n_trials=40, units=None, truth=False, **kwargs):
@@ -99,7 +102,7 @@ def test_shared_information_leaves_the_residual():
     assert (found.information_activity > 0.7).all()
     assert (found.information_residual < found.information_activity).all()
     assert found.null_information_residual.sizes["permutation"] == 9
-    assert abs(found.null_information_residual.mean() - found.chance) < 0.1
+    assert (abs(found.null_information_residual.mean() - found.chance) < 0.1).all()
 
 
 def test_information_p_is_uniform_without_signal():
@@ -115,11 +118,18 @@ def test_information_p_is_uniform_without_signal():
     assert 0.15 < np.mean(p) < 0.85  # 4 standard errors of 12 uniform values are 0.33
 
 
-def test_only_counts_can_be_split(parts):
+def test_the_noise_of_what_is_no_count_is_not_known(parts):
     model, _, test = parts
-    halves = {name: array * 0.5 for name, array in test.counts.items()}
-    with pytest.raises(ValueError, match="whole"):
-        residuals(model, pair_subjects(halves, by="odor", step=0.05))
+    halves = test.changed(lambda name, counts: counts * (0.5 if name == "b" else 1))
+    found = residuals(model, halves)
+    unknown = np.isnan(found.variance.sel(part="noise"))
+    assert unknown.to_series().to_dict() == {name: name == "b" for name in test.subjects}
+    assert np.isnan(found.reconstructed_unit[found.unit_subject == "b"]).all()
+    assert "b: its activity is no spike count" in found.attrs["warnings"]
+
+
+def test_one_subject_has_no_residuals(parts):
+    model, _, test = parts
     with pytest.raises(ValueError, match="two subjects"):
         residuals(model, test.select(["a"]))
 
@@ -219,6 +229,67 @@ def test_who_departs_when_is_seen():
     assert (far.divergence.sel(subject=["a", "b"]) < 1.5).all()
 
 
+def like_latents(trials, shift=0.0, seed=0, n_conditions=4, n_times=3):
+    """Subjects of so many trials per condition whose latents have the same means and spread."""
+    rng = np.random.default_rng(seed)
+    n = max(trials) * n_conditions
+    condition = np.tile(np.arange(n_conditions), max(trials))
+    means = rng.normal(size=(n_conditions, 5))
+    z = means[condition] + rng.normal(size=(len(trials), n, 5))
+    z[0] += shift
+    for b, own in enumerate(trials):
+        z[b, own * n_conditions :] = np.nan
+    z = np.repeat(z, n_times, axis=1) + 0.1 * rng.normal(size=(len(trials), n * n_times, 5))
+    trial = np.tile(np.repeat(np.arange(n), n_times), (len(trials), 1))
+    return xr.DataArray(
+        z,
+        dims=("subject", "window", "latent"),
+        coords={
+            "subject": [f"s{b}" for b in range(len(trials))],
+            "odor": ("window", np.repeat(condition, n_times)),
+            "time": ("window", np.tile(np.arange(n_times) * 0.1, n)),
+            "trial": (("subject", "window"), trial),
+        },
+        attrs={"by": "odor"},
+    )
+
+
+@pytest.mark.parametrize("trials", [(5, 5, 5), (20, 5, 3), (1, 10, 10), (40, 4)])
+def test_the_reference_of_a_departure_is_that_of_like_subjects(trials):
+    found = [departure(like_latents(trials, seed=seed)).mean("time") for seed in range(20)]
+    found = xr.concat(found, "seed")
+    excess = found.divergence - found.within
+    error = excess.std("seed") / np.sqrt(len(found.seed))
+    assert (abs(excess.mean("seed")) < 4 * error + 0.05).all()
+    assert (found.divergence < 10).all(), "also with one trial of a condition"
+
+
+def test_a_subject_that_departs_is_above_its_reference():
+    found = departure(like_latents((10, 10, 10), shift=1.0)).mean("time")
+    assert found.divergence[0] > 3 * found.within[0]
+
+
+def test_departure_of_single_trials_is_not_known():
+    found = departure(like_latents((1, 1)))
+    assert np.isnan(found.divergence).all()
+    assert np.isnan(found.within).all()
+    assert "no divergence is given" in json.loads(found.warnings)[0]
+    assert json.loads(departure(like_latents((2, 1))).warnings) == []
+
+
+@pytest.mark.parametrize("order", [("full", "half"), ("half", "full")])
+def test_chance_is_that_of_each_subject(order):
+    sessions = simulate_sessions(dict.fromkeys(order, 12), n_trials=24, signal=0.0)
+    counts = {name: bin_spikes(session, span=(0.0, 0.3)) for name, session in sessions.items()}
+    few = np.isin(counts["half"].odor, ["A", "B"])
+    counts["half"] = counts["half"].isel(trial=np.flatnonzero(few))
+    paired = pair_subjects(counts, by="odor", step=0.1, allow_missing=True)
+    train, test = paired.split(0.25)
+    found = residuals(LinearAlignment(latent_dim=3).fit(train), test, train, n_permutations=19)
+    assert found.chance.sel(subject="full") == 1 / 4
+    assert found.chance.sel(subject="half") == 1 / 2
+
+
 def test_departure_counts_every_trial_once_and_ignores_absence():
     latents = make_latents(shift=1.0)
     again = xr.concat([latents, latents.isel(window=slice(0, 30))], "window")
@@ -243,7 +314,7 @@ class Shouting:
 def test_a_prediction_cannot_put_information_into_the_residual():
     train, test = pair_subjects(simulated(0.0, n_trials=20), by="odor", step=0.1).split(0.5)
     model = Shouting()
-    information = _information(model, train, test, "a", 39, np.random.default_rng(0))[0]
+    information = _information(model, train, test, "a", "odor", 39, np.random.default_rng(0))[0]
     # Subtracted, one of four conditions would be told without an error: 0.25 + 0.75 / 4 and more.
     assert information["residual"][1] < 0.4
     p = (1 + (information["null"] >= information["residual"]).sum(axis=0)) / 40

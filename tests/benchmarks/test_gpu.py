@@ -36,7 +36,8 @@ def test_the_bound_counts_the_products_of_an_epoch():
 
     def products(epochs):
         with FlopCounterMode(display=False) as counter:
-            gpu.fit(gpu.make(data, "mmvm", 0), data, epochs=epochs, batch_size=48, progress=False)
+            training = gpu.Training(epochs=epochs, batch_size=48, progress=False)
+            gpu.fit(gpu.make(data, "mmvm", 0), data, training)
         return counter.get_total_flops()
 
     # Not those of the last look at the weights, which every fit ends with.

@@ -1,4 +1,4 @@
-"""Fuzzed inputs of the four doors: what neuroshare reads, and what it is handed.
+"""Fuzzed inputs of all doors: what neuroshare reads, and what it is handed.
 
 Run as a script, for HDF5 is not written in Python and may take the whole process with it:
 ``python doors.py DOOR FIRST LAST`` prints two JSON lines per input, one before and one after.
@@ -21,6 +21,7 @@ import traceback
 import warnings
 import zlib
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -119,13 +120,14 @@ def check_counts(counts, session, span, bin_size):
 
 def check_pairing(paired, counts):
     n = paired.sizes["window"]
-    expect(len(paired) == n == len(paired.table) * len(paired.starts), "windows")
+    expect(len(paired) == n == len(paired.partners) * len(paired.first_bins), "windows")
     for column, name in enumerate(paired.subjects):
         windows = paired[name]
         shape = (n, counts[name].sizes["unit"], paired.width)
         expect(windows.shape == shape, f"windows of {name}")
-        used = paired.table[:, column]
-        expect((used >= -1).all() and (used < counts[name].sizes["trial"]).all(), "trials used")
+        used = paired.partners[:, column]
+        expect((used >= -1).all() and (used < paired.n_trials(name)).all(), "trials used")
+        expect(set(paired.trial_ids(name)) <= set(counts[name]["trial"].values), "trial ids")
     expect(paired.to_dataset().sizes["window"] == n, "table of windows")
 
 
@@ -425,8 +427,8 @@ def _arrays_pairing(rng, folder):
         fraction = after.get("split", 0.5)
         parts = paired.split(fraction)
         for part in parts:
-            check_pairing(part, part.counts)
-        used = [set(part.trials[paired.subjects[0]]) for part in parts]
+            check_pairing(part, {str(name): array for name, array in counts.items()})
+        used = [set(part.trial_ids(paired.subjects[0])) for part in parts]
         expect(not used[0] & used[1], "a trial on both sides")
 
     return f"pairing: {told} {after!r:.60}", attempt
@@ -687,7 +689,7 @@ def models(rng, folder):
         model = ns.SharedLatentModel.load(path, device="cpu")
         _, counts = _golden()
         paired = ns.pair_subjects(counts, by="odor", width=0.04, step=0.04)
-        check_latents(model.transform(paired), paired, model.latent_dim)
+        check_latents(model.transform(paired), paired, model.latent_dim_)
         for name, array in model.sample(3).items():
             expect(array.shape == (3, len(model.units_[name]), 4), "sampled")
         target = model.subjects_[0]
@@ -717,9 +719,447 @@ def _other_json(rng, stored):
     return f"json {'.'.join(trail)}"
 
 
+# ------------------------------------------------------------------------------ door: binning
+
+
+def binning(rng, folder):
+    """Sessions observed in part, and any span: the counts are those counted one by one, or none."""
+    n_units, n_trials = int(rng.integers(1, 5)), int(rng.integers(1, 12))
+    spikes = [np.sort(rng.uniform(0, 2 * n_trials, rng.integers(0, 60))) for _ in range(n_units)]
+    if rng.random() < 0.3:  # times on the edges of bins
+        spikes = [np.round(times, 1) for times in spikes]
+    start = 2.0 * np.arange(n_trials) + rng.choice([0.0, 0.1, rng.uniform()])
+    if rng.random() < 0.3:
+        start[rng.integers(n_trials)] = pick(rng, (np.nan, np.inf, 1e6, -50.0, start[0]))
+    stop = start + pick(rng, (0.5, 1.9, 5.0))
+    odor = np.array([*"AB" * n_trials][:n_trials], object)
+    table = pd.DataFrame({"start_time": start, "stop_time": stop, "odor": odor, "late": 100.0})
+    observed = None
+    if rng.random() < 0.5:
+        observed = [
+            np.sort(rng.uniform(-1, 2 * n_trials + 1, 2 * rng.integers(1, 4))).reshape(-1, 2)
+            for _ in range(n_units)
+        ]
+    align = pick(rng, ("start_time", "start_time", "stop_time", "start_time + late / 1000"))
+    begin = float(pick(rng, (0.0, -0.5, 0.1, -0.3)))
+    n_bins, width = int(rng.integers(1, 9)), float(pick(rng, (0.1, 0.05, 0.01, 1 / 3)))
+    span = (begin, begin + n_bins * width)
+    how = pick(rng, ("drop", "drop", "mark", "ignore"))
+    where = folder / "cache" if rng.random() < 0.2 else None
+
+    def attempt():
+        session = ns.Session("mitt", spikes, trials=table, observed=observed)
+        counts = ns.bin_spikes(session, align, span, width, unobserved=how, cache=where)
+        event = table["start_time"] + 0.1 if "late" in align else table[align]
+        expect(counts.sizes["time"] == n_bins, "number of bins")
+        edges = begin + np.arange(n_bins + 1) * width
+        for trial in counts["trial"].values:
+            at = float(event[trial]) + edges
+            for unit in counts["unit"].values:
+                times = spikes[unit]
+                expected = [((times >= a) & (times < b)).sum() for a, b in pairwise(at)]
+                found = counts.sel(trial=trial, unit=unit).values
+                expect((found == expected).all(), f"counts {found.tolist()}, not {expected}")
+                seen = observed is None or any(
+                    a - 1e-6 <= at[0] and at[-1] <= b + 1e-6 for a, b in observed[unit]
+                )
+                if how == "drop":
+                    expect(seen, f"trial {trial} of unit {unit} was not observed")
+                if how == "mark" and "observed" in counts.coords:
+                    marked = bool(counts["observed"].sel(trial=trial, unit=unit))
+                    expect(seen or not marked, "what was not observed is marked")
+        lost = n_units - counts.sizes["unit"], n_trials - counts.sizes["trial"]
+        expect(how == "drop" or lost[0] == 0, "units are dropped where that was asked for")
+
+    return f"{n_trials} trials, {n_units} units, {align} {span} {width} {how} {observed}", attempt
+
+
+# ------------------------------------------------------------------------------ door: files
+
+SPAN, BIN = (0.0, 0.4), 0.1
+LABELS = {
+    "texts": ("A", "B"), "blanks": ("a ", "B"), "booleans": (True, False),
+    "words": ("TRUE", "False"), "digits": ("1", "0"), "numbers": (1, 0), "single": (0.1, 0.9),
+    "double": (0.1, 0.9),
+}  # fmt: skip
+ALIKE = (("texts", "blanks"), ("booleans", "words"), ("booleans", "digits"), ("numbers", "digits"),
+         ("single", "double"), ("booleans", "numbers"))  # fmt: skip
+
+
+class Truth:
+    """What a file means: spikes, events, odors, and what must not be used."""
+
+    def __init__(self, rng, name):
+        self.name = name
+        n = 24
+        self.start = 10.0 + 2.0 * np.arange(n)
+        self.odor = rng.permutation(np.resize([0, 1], n))
+        self.spikes = [np.sort(rng.uniform(5, 60, rng.integers(60, 300))) for _ in range(4)]
+        self.dropped = set()
+        """Trials that may not be used."""
+        self.absent = set()
+        """Trials (and units) that were not observed."""
+        self.refusal = False
+        """Whether nothing but a refusal is right."""
+        self.column = "odor"
+
+
+def _replaced(file, path, data):
+    about = dict(file[path].attrs)
+    del file[path]
+    item = file.create_dataset(path, data=data)
+    for key, value in about.items():
+        item.attrs[key] = value
+
+
+def _column_of_matlab(rng, file, truth):
+    path = pick(rng, ("intervals/trials/odor", "intervals/trials/start_time", "units/which",
+                      "units/spike_times_index", "units/spike_times"))  # fmt: skip
+    data = file[path][()]
+    _replaced(file, path, data.reshape(pick(rng, ((-1, 1), (1, -1)))))
+
+
+def _unlisted(rng, file, truth):
+    file["intervals/trials"].attrs["colnames"] = ["start_time", "stop_time"]
+
+
+def _padded_names(rng, file, truth):
+    for group in ("units", "intervals/trials"):
+        names = [str(n) for n in file[group].attrs["colnames"]]
+        del file[group].attrs["colnames"]
+        width = max(map(len, names)) + 2
+        file[group].attrs["colnames"] = np.array([n.ljust(width).encode() for n in names])
+
+
+def _repeated_ids(rng, file, truth):
+    file["intervals/trials/id"][12:] = np.arange(12)
+    if rng.random() < 0.5:
+        file["units/id"][2:] = np.arange(2)
+
+
+def _padding(rng, file, truth):
+    """NaN at the end of the last unit, as the padding of a matrix."""
+    times, ends = file["units/spike_times"][()], file["units/spike_times_index"][()]
+    filler = pick(rng, (np.nan, 0.0))
+    _replaced(file, "units/spike_times", np.append(times, [filler] * 3))
+    _replaced(file, "units/spike_times_index", ends + np.array([0, 0, 0, 3], ends.dtype))
+
+
+def _unsorted(rng, file, truth):
+    end = int(file["units/spike_times_index"][0])
+    file["units/spike_times"][:end] = rng.permutation(file["units/spike_times"][:end])
+
+
+def _missing_labels(rng, file, truth):
+    data = file["intervals/trials/odor"]
+    if data.dtype.kind != "O":
+        return
+    gone = rng.choice(24, 3, replace=False)
+    for trial in gone:
+        data[trial] = pick(rng, ("", "nan", "None", "n/a", "null"))
+    truth.dropped |= set(gone.tolist())
+
+
+def _missing_times(rng, file, truth):
+    trial = int(rng.integers(24))
+    file["intervals/trials/start_time"][trial] = np.nan
+    truth.dropped.add(trial)
+
+
+def _backwards(rng, file, truth):
+    trial = int(rng.integers(24))
+    file["intervals/trials/stop_time"][trial] = 1.0
+    truth.dropped.add(trial)
+
+
+def _seen_in_part(rng, file, truth):
+    """Units observed from some time on, or up to it."""
+    group, bounds = file["units"], []
+    for unit in range(4):
+        at = float(rng.uniform(10, 58))
+        bounds.append(pick(rng, ((5.0, 60.0), (5.0, 60.0), (5.0, at), (at, 60.0))))
+        begin, end = bounds[-1]
+        truth.absent |= {
+            (trial, unit)
+            for trial, start in enumerate(truth.start)
+            if not (begin <= start and start + SPAN[1] <= end)
+        }
+    item = group.create_dataset("obs_intervals", data=np.array(bounds))
+    item.attrs["neurodata_type"] = "VectorData"
+    names = [*_names_of(group), "obs_intervals"]
+    del group.attrs["colnames"]
+    group.attrs["colnames"] = names
+    index = group.create_dataset("obs_intervals_index", data=np.arange(1, 5))
+    index.attrs["target"] = item.ref
+
+
+def _invalid(rng, file, truth):
+    at = float(rng.uniform(12, 50))
+    table = file["intervals"].create_group("invalid_times")
+    table.attrs["neurodata_type"] = "TimeIntervals"
+    table.attrs["colnames"] = ["start_time", "stop_time"]
+    table["id"], table["start_time"], table["stop_time"] = [0], [at], [at + 3.3]
+    hit = (truth.start < at + 3.3) & (truth.start + SPAN[1] > at)
+    truth.absent |= {(int(t), u) for t in np.flatnonzero(hit) for u in range(4)}
+
+
+def _later_clock(rng, file, truth):
+    """All times counted from another zero; in float32 some are told apart no longer."""
+    shift = float(pick(rng, (86_400.0, 1.7e9, -3.0)))
+    single = rng.random() < 0.3
+    times = file["units/spike_times"][()] + shift
+    _replaced(file, "units/spike_times", times.astype("f4" if single else "f8"))
+    for column in ("start_time", "stop_time"):
+        path = f"intervals/trials/{column}"
+        _replaced(file, path, file[path][()] + shift)
+    for path in ("units/obs_intervals", "intervals/invalid_times/start_time",
+                 "intervals/invalid_times/stop_time"):  # fmt: skip
+        if path in file:
+            file[path][...] += shift
+    truth.shift = shift
+    truth.refusal |= single and shift > 1e6
+    truth.coarse = single and shift > 0
+
+
+def _wrong_clock(rng, file, truth):
+    paths = pick(rng, (("units/spike_times",),
+                       ("intervals/trials/start_time", "intervals/trials/stop_time")))  # fmt: skip
+    factor = pick(rng, (1_000.0, 30_000.0))
+    for path in paths:
+        values = file[path][()] * factor
+        _replaced(file, path, np.round(values) if factor > 1_000 else values)
+    truth.refusal = True
+
+
+def _relative(rng, file, truth):
+    for column in ("start_time", "stop_time"):
+        path = f"intervals/trials/{column}"
+        values = file[path][()]
+        _replaced(file, path, values - np.resize(truth.start, len(values)))
+    truth.refusal = True
+
+
+def _silent(rng, file, truth):
+    _replaced(file, "units/spike_times", np.empty(0))
+    _replaced(file, "units/spike_times_index", np.zeros(4, np.int64))
+    truth.refusal = True
+
+
+def _another_table(rng, file, truth):
+    module = file.require_group("processing/behavior")
+    file.copy("intervals/trials", module, "trials")
+    module["trials/start_time"][...] += 0.7
+
+
+def _wide_column(rng, file, truth):
+    file["intervals/trials"].create_dataset("pose", data=np.zeros((24, 3)))
+
+
+def _listed_twice(rng, file, truth):
+    group = file["intervals/trials"]
+    for name in [n for n in group if n != "id"]:
+        data = group[name][()]
+        if len(data) == 24 and data.ndim == 1:
+            _replaced(file, f"intervals/trials/{name}", np.concatenate([data, data[:6]]))
+    _replaced(file, "intervals/trials/id", np.arange(30))
+
+
+ODDITIES = (
+    _unlisted, _padded_names, _repeated_ids, _padding, _unsorted, _missing_labels, _missing_times,
+    _backwards, _seen_in_part, _invalid, _later_clock, _another_table, _wide_column, _listed_twice,
+    _column_of_matlab,
+)  # fmt: skip
+"""In the order in which they are done to a file."""
+CLOCKS = (_wrong_clock, _relative, _silent)
+COLUMNS = ("odor", "odor id", "time", "unit", "subject", "start", "part", "onset", "1", "größe")
+
+
+def _written(rng, path, name, labels):
+    """A file of one subject whose labels are of a kind, and what it means."""
+    truth = Truth(rng, name)
+    values = [LABELS[labels][code] for code in truth.odor]
+    column = np.array(values, {"single": "f4", "double": "f8", "numbers": "i8"}.get(labels))
+    trials = pd.DataFrame({"start_time": truth.start, "stop_time": truth.start + 1.0})
+    trials["odor"] = column.astype(object) if column.dtype.kind == "U" else column
+    units = pd.DataFrame({"which": np.arange(4)})
+    ns.write_nwb(ns.Session(name, truth.spikes, units, trials), path)
+    truth.shift, truth.coarse = 0.0, False
+    return truth
+
+
+def files(rng, folder):
+    """Files of kinds that people have, read as a run reads them: right counts, or refused."""
+    from neuroshare.recordings import tree
+    from neuroshare.workflow.reading import read_recordings, split_recordings
+    from neuroshare.workflow.settings import RunConfig
+
+    tree.require_intact = lambda path: None  # whole files; a process for each takes its time
+    kinds = pick(rng, ALIKE)
+    column = pick(rng, COLUMNS) if rng.random() < 0.3 else "odor"
+    truths, told = {}, [str(kinds), column]
+    for name, labels in zip(("mitt", "stella"), kinds, strict=True):
+        truth = truths[name] = _written(rng, folder / f"{name}.nwb", name, labels)
+        chosen = sorted(rng.choice(len(ODDITIES), rng.integers(0, 3), replace=False))
+        with h5py.File(folder / f"{name}.nwb", "r+") as file:
+            if rng.random() < 0.1 and _later_clock not in [ODDITIES[k] for k in chosen]:
+                odd = pick(rng, CLOCKS)
+                odd(rng, file, truth)
+                told.append(odd.__name__)
+            for k in chosen:
+                ODDITIES[k](rng, file, truth)
+                told.append(ODDITIES[k].__name__)
+            if column != "odor":
+                file["intervals/trials"].move("odor", column)
+                names = [n.strip() for n in _names_of(file["intervals/trials"])]
+                names = [column if n == "odor" else n for n in names]
+                del file["intervals/trials"].attrs["colnames"]
+                file["intervals/trials"].attrs["colnames"] = names
+    config = RunConfig(
+        tuple(str(folder / f"{name}.nwb") for name in truths), by=column, align="start_time",
+        span=SPAN, bin_size=BIN, width=0.2, step=0.1, min_trials=3,
+    )  # fmt: skip
+
+    def attempt():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            recordings = read_recordings(config)
+        expect(not any(truth.refusal for truth in truths.values()), "what cannot be meant is used")
+        meaning = {}
+        for name, truth in truths.items():
+            _check_file(recordings, name, truth, meaning)
+        expect(len(set(meaning.values())) == 2, f"labels {meaning}")
+        split = split_recordings(recordings, config)
+        for part in (split.train, split.test):
+            for name in truths:
+                expect(not set(part.trial_ids(name)) - set(recordings.counts[name].trial.values),
+                       "trials of the split")  # fmt: skip
+        onsets = [set(np.round(part._of("mitt").onset, 3)) for part in (split.train, split.test)]
+        expect(not onsets[0] & onsets[1], "a trial on both sides of the split")
+
+    return ", ".join(told), attempt
+
+
+def _names_of(group):
+    return [n.decode() if isinstance(n, bytes) else str(n) for n in group.attrs["colnames"]]
+
+
+def _check_file(recordings, name, truth, meaning):
+    counts = recordings.counts[name]
+    labels = counts[recordings.by].values
+    edges = np.linspace(*SPAN, round((SPAN[1] - SPAN[0]) / BIN) + 1)
+    used = []
+    for k, start in enumerate(counts["start_time"].values):
+        trial = int(np.argmin(np.abs(truth.start + truth.shift - start)))
+        expect(abs(truth.start[trial] + truth.shift - start) < 1e-3, f"a trial at {start}")
+        used.append(trial)
+        label = labels[k]
+        known = not (label is None or label != label or label == "nan")
+        if trial in truth.dropped:
+            expect(not known, f"trial {trial} is used")
+            continue
+        expect(known, f"label {label!r} of trial {trial}")
+        code = int(truth.odor[trial])
+        meant = str(label)
+        expect(meaning.setdefault((code), meant) == meant, f"{meaning}, {label!r} for {code}")
+        for unit in counts["which"].values:
+            expect((trial, int(unit)) not in truth.absent, f"{trial} x {unit} was not observed")
+            if truth.coarse:
+                continue
+            times = truth.spikes[unit]
+            expected = np.histogram(times, truth.start[trial] + edges)[0]
+            found = counts.values[k, int(np.flatnonzero(counts["which"].values == unit)[0])]
+            near = np.abs(times[:, None] - (truth.start[trial] + edges)).min(initial=1) < 1e-5
+            expect(near or (found == expected).all(), f"{found.tolist()}, not {expected.tolist()}")
+    expect(len(set(used)) == len(used), "a trial is used twice")
+    lacking = len(used) < 24 - len(truth.dropped) or counts.sizes["unit"] < 4
+    expect(not lacking or any(name in sentence for sentence in recordings.odd), "left out silently")
+    if truth.absent:
+        return
+    expect(counts.sizes["unit"] == 4, f"{counts.sizes['unit']} units")
+    expect(len(used) >= 24 - len(truth.dropped), f"{len(used)} trials")
+
+
+# ------------------------------------------------------------------------------ door: analysis
+
+
+def analysis(rng, folder):
+    """Analyses of latents and of a model, of which one or two arguments are awkward."""
+    _golden()
+    if "linear" not in _MODEL:
+        counts = {"mitt": _counts_of(np.random.default_rng(0), 3, 16),
+                  "stella": _counts_of(np.random.default_rng(1), 2, 16)}  # fmt: skip
+        paired = ns.pair_subjects(counts, by="odor", width=0.04, step=0.02)
+        train, test = paired.split(0.5)
+        model = ns.LinearAlignment(latent_dim=2, n_repairs=2).fit(train)
+        _MODEL["linear"] = model, train, test, model.transform(train), model.transform(test)
+    model, train, test, known, held = _MODEL["linear"]
+    use = pick(rng, ("separation", "departure", "residuals", "imputation", "embed", "leakage"))
+    options = {
+        "separation": {"by": "odor", "n_permutations": 3, "n_bootstraps": 3, "seed": 0,
+                       "null": "auto", "animal": None, "pooled": True, "C": 1.0},
+        "departure": {"by": "odor", "seed": 0},
+        "residuals": {"n_repairs": 2, "n_folds": 2, "n_permutations": 2, "n_bootstraps": 2,
+                      "seed": 0},
+        "imputation": {"n_bootstraps": 2, "seed": 0},
+        "embed": {"method": "pca", "fit_on": None, "n_dims": 2, "seed": 0},
+        "leakage": {"n_simulations": 1, "n_folds": 2, "seed": 0, "executor": None},
+    }[use]  # fmt: skip
+    told = []
+    for _ in range(rng.integers(0, 3)):
+        key = pick(rng, sorted(options))
+        value = nasty(rng)
+        if key.startswith("n_") and isinstance(value, int) and value > 50:
+            continue  # how long it takes is its user's choice
+        options[key] = value
+        told.append(f"{key}={value!r:.40}")
+    first, second = known, held
+    parts = [train, test]
+    for k in range(2):
+        if rng.random() < 0.25:
+            odd = _odd_latents(rng, (first, second)[k])
+            first, second = (odd, second) if k == 0 else (first, odd)
+            told.append(f"latents {k}")
+        if rng.random() < 0.15:
+            parts[k] = pick(rng, (nasty(rng), known, train.select(["mitt"]), None))
+            told.append(f"part {k}")
+
+    def attempt():
+        if use == "separation":
+            found = ns.separation(first, second, **options)
+            for score in ("own", "cross"):
+                values = found[score].values
+                inside = np.isnan(values) | ((values >= 0) & (values <= 1))
+                expect(inside.all(), f"{score} {values.tolist()}")
+            expect(np.isfinite(found["own"].values).all(), "own accuracies")
+        elif use == "departure":
+            found = ns.departure(first, **options)
+            known = np.isfinite(found["divergence"].values).any()
+            expect(known or json.loads(found.attrs["warnings"]), "divergence")
+        elif use == "residuals":
+            found = ns.residuals(model, parts[1], parts[0], **options)
+            expect(len(found.data_vars) > 0, "residuals")
+        elif use == "imputation":
+            found = ns.imputation_scores(model, *parts, **options)
+            values = found["coherence"].values
+            expect((np.isnan(values) | ((values >= 0) & (values <= 1))).all(), "coherence")
+        elif use == "embed":
+            found = ns.embed(first, **options)
+            expect(found.sizes["window"] == first.sizes["window"], "windows embedded")
+            expect(np.isfinite(found.values).any(), "nothing embedded")
+        else:
+            found = ns.leakage_report(parts[0], **options)
+            values = found["accuracy"].values
+            expect((np.isnan(values) | ((values >= 0) & (values <= 1))).all(), "accuracy")
+
+    return f"{use}: {told}", attempt
+
+
 # ------------------------------------------------------------------------------ going through
 
-DOORS = {"nwb": nwb, "arrays": arrays, "toml": toml, "models": models}
+DOORS = {
+    "nwb": nwb, "arrays": arrays, "toml": toml, "models": models, "binning": binning,
+    "files": files, "analysis": analysis,
+}  # fmt: skip
 
 
 def complaint(error):

@@ -15,6 +15,7 @@ import pytest
 HERE = Path(__file__).parent
 MANY = int(os.environ.get("NEUROSHARE_FUZZ") or 0)
 NUMBERS = {"nwb": MANY or 200, "arrays": MANY or 200, "toml": MANY or 50, "models": MANY or 200}
+NUMBERS |= {"binning": MANY or 200, "files": MANY or 100, "analysis": MANY or 100}
 
 # Inputs that once were answered wrongly, or took the process with them.
 FOUND = json.loads((HERE / "corpus" / "found.json").read_text(encoding="utf-8"))
@@ -56,7 +57,9 @@ def test_what_comes_in_works_or_is_refused_in_a_sentence(door, record_property):
     kinds = [line["outcome"] for line in outcomes.values()]
     # Were everything refused, nothing would be known of the shapes of what works.
     assert kinds.count("works") >= len(kinds) // 50
-    assert kinds.count("refused") >= len(kinds) // 5
+    # Little is refused at doors where odd rows are left out and told.
+    least = {"binning": 30, "files": 20}.get(door, 5)
+    assert kinds.count("refused") >= len(kinds) // least
     told = {kind: kinds.count(kind) for kind in set(kinds)} | {"lost": len(lost)}
     record_property(door, told)
     print(door, told, lost)

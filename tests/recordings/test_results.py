@@ -11,9 +11,9 @@ import xarray as xr
 from neuroshare import __version__
 from neuroshare.recordings.binning import bin_spikes
 from neuroshare.recordings.nwb import read_nwb, write_nwb
-from neuroshare.recordings.pairing import pair_subjects
 from neuroshare.recordings.results import write_results
 from neuroshare.recordings.simulate import simulate_sessions
+from neuroshare.windows.pair import pair_subjects
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuroshare.recordings.session import Session, findings
+from neuroshare.recordings.findings import findings
+from neuroshare.recordings.session import Session
 
 
 def table(start, stop, **columns):
@@ -134,7 +135,7 @@ def test_times_not_in_seconds_are_found(factor, unit):
     spikes = np.sort(np.random.default_rng(0).uniform(0, 100, 500)) * factor
     if unit == "samples":
         spikes = np.round(spikes)
-    assert f"probably in {unit}" in findings(Session("mitt", [spikes]))[0]
+    assert f"probably in {unit}" in str(findings(Session("mitt", [spikes]))[0])
 
 
 @pytest.mark.parametrize(
@@ -150,8 +151,15 @@ def test_times_not_in_seconds_are_found(factor, unit):
 )
 def test_odd_trials_are_found(trials, message):
     found = findings(Session("mitt", [[0.5, 1.5]], trials=trials))
-    assert any(re.search(message, text) for text in found)
+    assert any(re.search(message, str(finding)) for finding in found)
 
 
 def test_silent_units_are_found(session):
-    assert "1 of 3 units is silent: 20." in findings(session)
+    assert "1 of 3 units is silent: 20." in map(str, findings(session))
+
+
+def test_notebooks_show_a_table_of_columns():
+    trials = pd.DataFrame({"start_time": [0.0, 2.0], "stop_time": [1.0, 3.0], "odor": ["<A>", "B"]})
+    html = Session("m1", [np.array([0.1])], trials=trials, session="day 1")._repr_html_()
+    assert "Session of m1, day 1: 1 unit, 1 spike" in html
+    assert "<td>trial column</td><td>odor</td><td>&lt;A&gt; (1), B (1)</td>" in html

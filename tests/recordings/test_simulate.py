@@ -126,3 +126,96 @@ def test_without_private_latents_the_private_part_is_jitter_only():
 def test_impossible_sizes_are_refused(arguments):
     with pytest.raises(ValueError, match=r"names|0 or more|at least one"):
         simulate_sessions(**arguments)
+
+
+# ------------------------------------------------------------------ other codes and orders
+
+
+def tuned(tuning, odors="ABCDEFGH", n_trials=20, **settings):
+    return simulate_sessions(
+        {"mitt": 90}, n_trials, odors=list(odors), tuning=tuning, private=0.3, **settings
+    )["mitt"]
+
+
+def test_places_show_in_mean_counts():
+    # 80 test trials of 8 places: four standard errors of chance (0.125) are 0.15.
+    assert nearest_mean_accuracy(tuned("place"), (0.1, 0.4)) > 0.125 + 0.3
+    assert nearest_mean_accuracy(tuned("place"), (-0.4, 0.0)) < 0.125 + 0.15
+
+
+def test_a_place_has_other_rates_in_another_map():
+    session = tuned("maps", "AB", n_trials=60)
+    counts = bin_spikes(session, span=(0.1, 0.4)).sum("time").values
+    at = (session.trials.odor == "A").to_numpy()
+    maps = session.trials["map"].to_numpy()
+    means = np.stack([counts[at & (maps == k)].mean(0) for k in range(3)])
+    # The same place in two maps differs as two places of one map do, not by noise alone.
+    noise = counts[at & (maps == 0)].var(0).sum() / (at & (maps == 0)).sum()
+    assert np.square(means[0] - means[1]).sum() > 10 * noise
+
+
+def test_a_time_code_is_not_in_the_sums():
+    session = tuned("time", "ABCD", n_trials=40)
+    # 80 test trials: four standard errors of chance are 0.19.
+    assert nearest_mean_accuracy(session, (0.0, 0.4)) < 0.25 + 0.19
+    assert nearest_mean_accuracy(session, (0.0, 0.1)) > 0.25 + 0.3
+
+
+def test_pairs_have_equal_means_and_opposite_covariances():
+    session = tuned("pairs", "AB", n_trials=150)
+    counts = bin_spikes(session, span=(0.1, 0.4)).sum("time").values.astype(float)
+    assert nearest_mean_accuracy(session, (0.1, 0.4)) < 0.5 + 4 * np.sqrt(0.25 / 150)
+    axis = np.linalg.svd(counts - counts.mean(0), full_matrices=False)[2][:2].T
+    scores = (counts - counts.mean(0)) @ axis
+    odor = session.trials.odor.to_numpy()
+    product = scores[:, 0] ** 2 - scores[:, 1] ** 2
+    split = abs(product[odor == "A"].mean() - product[odor == "B"].mean())
+    assert split > 4 * product.std() / np.sqrt(75)
+
+
+def test_pairs_need_two_odors():
+    with pytest.raises(ValueError, match="'pairs' needs two odors"):
+        tuned("pairs", "ABC")
+
+
+@pytest.mark.parametrize("tuning", ["latent", "place", "maps", "time", "pairs"])
+def test_without_signal_no_code_holds_information(tuning):
+    _, truth = simulate_sessions(
+        {"mitt": 5}, 3, odors=["A", "B"], tuning=tuning, signal=0.0, private=0.0, return_truth=True
+    )
+    rates = truth["mitt"].rates.values
+    if tuning != "latent":  # whose trials jitter
+        np.testing.assert_allclose(rates, np.broadcast_to(rates[:1, :, :1], rates.shape))
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+def test_odors_come_in_runs(runs):
+    odor = tuned("place", "ABCD", n_trials=12, runs=runs).trials.odor.to_numpy()
+    assert (odor[1:] != odor[:-1]).sum() <= 4 * runs - 1
+    assert sorted(odor) == sorted(list("ABCD") * 12)
+
+
+def test_rates_drift_without_any_odor():
+    def spread(drift):
+        session = tuned("place", "AB", n_trials=100, signal=0.0, drift=drift)
+        counts = bin_spikes(session, span=(0.0, 0.4)).sum("time").values.astype(float)
+        halves = counts[:100].mean(0), counts[100:].mean(0)
+        return np.abs(np.log((halves[0] + 0.1) / (halves[1] + 0.1))).mean()
+
+    assert spread(1.0) > 2 * spread(0.0)
+
+
+def test_drift_and_runs_leave_the_rest_as_it_is():
+    one, other = (
+        simulate_sessions({"a": 5}, 3, drift=drift, return_truth=True)[1]["a"] for drift in (0, 1)
+    )
+    np.testing.assert_array_equal(one.private.values, other.private.values)
+
+
+def test_no_rate_drifts_beyond_what_a_unit_can_fire():
+    # A few walks of many end far out: the exponential of them would be millions of spikes.
+    sessions, truth = simulate_sessions(
+        {"a": 40}, n_trials=5, drift=8.0, mean_rate=10.0, return_truth=True
+    )
+    assert truth["a"].rates.max() == 500
+    assert sum(map(len, sessions["a"].spike_times)) < 40 * 20 * 4 * 500

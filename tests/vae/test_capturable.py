@@ -13,11 +13,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from neuroshare.models.device_windows import ResidentWindows
 from neuroshare.recordings.binning import bin_spikes
-from neuroshare.recordings.pairing import pair_subjects
 from neuroshare.recordings.simulate import simulate_sessions
-from neuroshare.resident import ResidentWindows
 from neuroshare.vae import step, train
+from neuroshare.vae.history import as_arrays
 from neuroshare.vae.likelihoods import LIKELIHOODS, Categorical, make_likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.networks import Decoder, Encoder
@@ -25,6 +25,7 @@ from neuroshare.vae.objectives import MMVM, OBJECTIVES, Autoencoder, MMVAEPlus, 
 from neuroshare.vae.schedule import Schedule
 from neuroshare.vae.stacked import fit_many
 from neuroshare.vae.step import WARM_UP, RecordedStep, Sums, matmul_precision
+from neuroshare.windows.pair import pair_subjects
 
 FEATURES, L = (6, 4, 8), 6
 
@@ -158,7 +159,8 @@ def watched(monkeypatch):
 
 def in_fit(vae, **settings):
     before = copy.deepcopy(vae.state_dict())
-    train.fit(vae, Samples(), beta=BETA, graphs=True, **SETTINGS, **settings)
+    training = train.Training(beta=BETA, graphs=True, **SETTINGS, **settings)
+    train.fit(vae, Samples(), training)
     assert any(not torch.equal(before[name], value) for name, value in vae.state_dict().items())
 
 
@@ -195,7 +197,9 @@ def test_a_step_of_every_setting_stays_on_the_device(settings, watched):
 def test_a_step_of_stacked_models_stays_on_the_device(case, watched):
     """Each with batches and noise of its own, beside models of another kind."""
     vaes = [make(OBJECTIVE_CASES[case]), make(Autoencoder), make(OBJECTIVE_CASES[case])]
-    histories = fit_many(vaes, Samples(), betas=[1.0, BETA, 1.0], graphs=True, **SETTINGS)
+    histories = fit_many(
+        vaes, Samples(), train.Training(graphs=True, **SETTINGS), betas=[1.0, BETA, 1.0]
+    )
     assert watched == [(3, 16), (3, 16), (3, 8)] * 4
     assert histories[0].loss != histories[2].loss
 
@@ -267,12 +271,12 @@ def test_a_prepared_step_learns_what_a_plain_one_does(case):
     """Bit for bit; the last batch of an epoch, of 8 samples, is not replayed."""
     plain, prepared = (make(OBJECTIVE_CASES[case]) for _ in range(2))
     histories = [
-        train.fit(vae, Samples(), beta=BETA, graphs=graphs, **SETTINGS)
+        train.fit(vae, Samples(), train.Training(beta=BETA, graphs=graphs, **SETTINGS))
         for vae, graphs in ((plain, False), (prepared, True))
     ]
     for name, value in plain.state_dict().items():
         assert torch.equal(prepared.state_dict()[name], value), name
-    for one, other in zip(*(train.as_arrays(h).values() for h in histories), strict=True):
+    for one, other in zip(*(as_arrays(h).values() for h in histories), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -346,7 +350,8 @@ def test_bfloat16_is_of_the_networks_alone():
     losses = {}
     for precision in ("fp32", "bf16"):
         vae = make(Watched, transform="sqrt")
-        history = train.fit(vae, Samples(), beta=BETA, precision=precision, **SETTINGS)
+        training = train.Training(beta=BETA, precision=precision, **SETTINGS)
+        history = train.fit(vae, Samples(), training)
         losses[precision] = np.array(history.loss)
         assert {p.dtype for p in vae.parameters()} == {torch.float32}
     assert set(seen) == {(torch.float32, torch.float32)}

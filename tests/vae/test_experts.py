@@ -70,6 +70,24 @@ def test_product_of_no_expert_is_the_prior(q, prior):
     assert (joint.scale == 1).all()
 
 
+@pytest.mark.parametrize("prior", [True, False])
+@pytest.mark.parametrize("extreme", [1e-30, 1e-22, 1e22, 1e30])
+def test_product_of_very_sure_or_unsure_experts_is_finite(q, extreme, prior):
+    """Squares of these scales, or their inverses, are not numbers of single precision."""
+    scale = q.scale.clone()
+    scale[0] = extreme
+    member = experts.subsets(M).unsqueeze(-1).expand(-1, -1, S)
+    single = Normal(q.loc.float(), scale.float().requires_grad_())
+    joint = experts.product(single, member, prior)
+    precision = scale**-2
+    total = torch.einsum("kms,msl->ksl", member.double(), precision) + prior
+    loc = torch.einsum("kms,msl->ksl", member.double(), precision * q.loc) / total
+    torch.testing.assert_close(joint.loc.double(), loc, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(joint.scale.double(), total.rsqrt(), rtol=1e-5, atol=0)
+    (joint.loc.sum() + joint.scale.log().sum()).backward()
+    assert single.scale.grad.isfinite().all()
+
+
 def test_product_takes_many_memberships_at_once(q):
     member = experts.subsets(M).unsqueeze(-1).expand(-1, -1, S)
     joint = experts.product(q, member, prior=True)
@@ -342,3 +360,40 @@ def test_a_sampled_mixture_is_of_itself_and_one_observed_other(q):
                 (each[m, m, s] + each[k, m, s]) / 2 for k in range(M) if k != m and observed[k, s]
             ]
             assert min(abs(float(drawn[m, s] - value)) for value in allowed) < 1e-9
+
+
+def test_the_sphere_keeps_directions_and_codes_of_unit_variance():
+    z = torch.randn(500, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    codes = experts.on_sphere(z)
+    cosine = torch.nn.functional.cosine_similarity(codes, z)
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+    assert (codes.square().sum(-1) < 16).all()
+    assert (experts.on_sphere(1e6 * z).square().sum(-1) > 16 - 1e-6).all()
+    assert 0.9 < float(codes.std()) < 1.1
+
+
+def test_info_nce_is_the_formula():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    observed = torch.ones(2, 5, dtype=torch.bool)
+    # Points: the code lifted off the origin by sqrt(L), at length one.
+    lifted = torch.cat([z, torch.full_like(z[..., :1], math.sqrt(3))], -1)
+    point = (lifted / lifted.norm(dim=-1, keepdim=True)).numpy()
+    cosine = point[0] @ point[1].T / 0.6
+    expected = sum(scipy.special.logsumexp(c, axis=1) - np.diag(c) for c in (cosine, cosine.T))
+    found = experts.info_nce(experts.on_sphere(z), observed, 0.6)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
+
+
+def test_absent_modalities_take_no_part_in_the_contrast():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
+    observed = torch.ones(2, 5, dtype=torch.bool)
+    observed[1, 4] = False
+    fewer = experts.info_nce(experts.on_sphere(z[:, :4]), observed[:, :4], 0.6)
+    found = experts.info_nce(experts.on_sphere(z), observed, 0.6)
+    assert float(found[4]) == 0
+    # The row of the absent partner is among nobody's others; its own other is.
+    z[1, 4] = 1e3
+    torch.testing.assert_close(experts.info_nce(experts.on_sphere(z), observed, 0.6), found)
+    assert (found[:4] >= fewer).all()

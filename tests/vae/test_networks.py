@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -148,3 +150,14 @@ def test_fused_layers_equal_plain_ones_with_their_gradients(slope, shape):
         found.append((y, *torch.autograd.grad(y.square().sum(), [x, layer.weight, layer.bias])))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_scale_of_a_posterior_is_bounded():
+    """A window far from all others would else get a scale of millions, and end the training."""
+    torch.manual_seed(0)
+    encoder = Encoder(6, 3, hidden=(8,))
+    near, far = encoder(torch.randn(4, 6))[1], encoder(1e4 * torch.randn(400, 6))[1]
+    assert ((near > 1e-2) & (near < 1e2)).all()
+    assert far.max() <= math.exp(3) * (1 + 1e-6)
+    assert far.min() >= math.exp(-12) * (1 - 1e-6)
+    assert far.max() / far.min() > 1e5

@@ -29,7 +29,7 @@ from neuroshare.vae.objectives import (
 )
 from neuroshare.vae.schedule import Schedule
 from neuroshare.vae.stacked import fit_many
-from neuroshare.vae.train import fit
+from neuroshare.vae.train import Training, fit
 
 M, S, L = 3, 4, 6
 FEATURES = (5, 3, 4, 2, 6)
@@ -43,6 +43,7 @@ CASES = {
     "mmvm mixture private": lambda: MMVM(bound="mixture", private_dim=2),
     "mmvm mixture n_partners": lambda: MMVM(bound="mixture", n_partners=1),
     "mmvm cross": lambda: MMVM(cross=0.5),
+    "mmvm contrast": lambda: MMVM(contrast=2.0, private_dim=2),
     "mmvm cross private": lambda: MMVM(cross=1.0, private_dim=2),
     "poe sub_elbos": lambda: PoE(sub_elbos=True),
     "poe no prior": lambda: PoE(prior_expert=False),
@@ -218,7 +219,8 @@ def test_permuting_subjects_permutes_likelihoods_and_latents_and_leaves_the_rate
     torch.testing.assert_close(permuted.latents(toy.take(order).q, observed[order]), latents)
 
 
-@pytest.mark.parametrize("case", sorted(set(CASES) - PARTNERED))
+# A contrast is between samples.
+@pytest.mark.parametrize("case", sorted(set(CASES) - PARTNERED - {"mmvm contrast"}))
 def test_samples_do_not_mix(case, toy, noise):
     noise(0.7)
     objective = made(case).eval()
@@ -794,18 +796,28 @@ def test_a_rule_is_made_by_name_or_taken_as_it_is():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MMVM(bound="upper"), r"'bound'.*'pairwise' or 'mixture'. Got 'upper'"),
-        (lambda: MMVM(prior_weight=1.5), r"'prior_weight'.*\[0, 1\]. Got 1.5"),
+        (lambda: MMVM(bound="upper"), r"'bound'.*'pairwise', 'mixture'\]. Got 'upper'"),
+        (lambda: MMVM(prior_weight=1.5), r"'prior_weight'.*\[0, 1\].* Got 1.5"),
         (lambda: MMVM(prior_weight=Schedule(2.0, 0.0, 3)), r"'prior_weight'.*\[0, 1\]"),
-        (lambda: MMVM(private_dim=-1), r"private_dim >= 0.*Got -1"),
+        (lambda: MMVM(private_dim=-1), r"'private_dim'.*from 0.*Got -1"),
         (lambda: MMVM(cross=-0.1), r"'cross'.*\[0, 1\]. Got -0.1"),
         (lambda: MMVM(cross=1.1), r"'cross'.*\[0, 1\]. Got 1.1"),
-        (lambda: MoE(n_importance=0), r"n_importance >= 1. Got 0"),
-        (lambda: MMVAEPlus(private_dim=0), r"private_dim >= 1. Got 0"),
-        (lambda: MMVM(bound="mixture", n_partners=0), r"'n_partners'.*at least 1.*Got 0"),
+        (lambda: MoE(n_importance=0), r"'n_importance'.*from 1.*Got 0"),
+        (lambda: MMVAEPlus(private_dim=0), r"'private_dim'.*from 1.*Got 0"),
+        (lambda: MMVM(bound="mixture", n_partners=0), r"'n_partners'.*from 1.*Got 0"),
         (lambda: MMVM(n_partners=2), r"'n_partners'.*needs bound='mixture'.*Got 2"),
-        (lambda: MMVM(combine="median"), r"'combine'.*'mixture' or 'mean'. Got 'median'"),
-        (lambda: MMVM(private_beta=-0.1), r"private_beta >= 0.*and -0.1"),
+        (lambda: MMVM(combine="median"), r"'combine'.*'mixture', 'mean'\]. Got 'median'"),
+        (lambda: MMVM(private_beta=-0.1), r"'private_beta'.*at least 0. Got -0.1"),
+        (lambda: MMVM(cross=float("nan")), r"'cross'.*\[0, 1\]. Got nan"),
+        (lambda: MMVM(cross="much"), r"'cross'.*\[0, 1\]. Got 'much'"),
+        (lambda: MMVM(bound=None), r"'bound'.*Got None"),
+        (lambda: MMVM(prior_weight=[0.5]), r"'prior_weight'.*\[0, 1\].* Got \[0.5\]"),
+        (lambda: MMVM(private_dim=1.5), r"'private_dim'.*from 0.*Got 1.5"),
+        (lambda: MMVM(private_dim=np.ones(2)), r"'private_dim'.*from 0.*Got array"),
+        (lambda: MMVM(private_beta=None), r"'private_beta'.*Got None"),
+        (lambda: MMVM(bound="mixture", n_partners=1.5), r"'n_partners'.*from 1.*Got 1.5"),
+        (lambda: MoPoE(n_subsets=0), r"'n_subsets'.*from 1.*Got 0"),
+        (lambda: MoE(n_importance="3"), r"'n_importance'.*from 1.*Got '3'"),
     ],
 )
 def test_settings_out_of_range_are_refused(make, message):
@@ -899,7 +911,7 @@ def test_a_ninth_rule_trains_and_imputes_without_any_change_of_the_package():
     z = torch.randn(256, 2)
     x = [z @ torch.randn(2, 5), z @ torch.randn(2, 3)]
     before = objective.strength.detach().clone()
-    history = fit(vae, Dataset(x), epochs=12, lr=2e-2, batch_size=64, progress=False)
+    history = fit(vae, Dataset(x), Training(epochs=12, lr=2e-2, batch_size=64, progress=False))
     assert history.loss[-1] < 0.8 * history.loss[0]
     assert not torch.equal(objective.strength.detach(), before)
     observed = torch.tensor([[True], [False]]).expand(2, 256)
@@ -931,7 +943,7 @@ def test_a_rule_is_computed_for_many_models_at_once_unless_it_says_that_it_canno
         for _ in range(3)
     ]
     data = Dataset([torch.randn(8, 5)])
-    fit_many(vaes, data, betas=[1.0] * 3, epochs=1, batch_size=8, progress=False)
+    fit_many(vaes, data, Training(epochs=1, batch_size=8, progress=False), betas=[1.0] * 3)
     assert Counted.calls == in_training + len(vaes)  # each is evaluated at the end
 
 

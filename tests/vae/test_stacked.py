@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from neuroshare.vae import stacked, train
+from neuroshare.vae.history import as_arrays
 from neuroshare.vae.likelihoods import Poisson
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.networks import Decoder, Encoder
 from neuroshare.vae.objectives import MMVM, OBJECTIVES, Autoencoder, MMVAEPlus, MoE, MoPoE, PoE
 from neuroshare.vae.schedule import Schedule
-from neuroshare.vae.stacked import fit_many
-from neuroshare.vae.train import as_arrays, fit
+from neuroshare.vae.train import Training
 
 FEATURES, L = (6, 4, 5), 6
 
@@ -60,16 +61,25 @@ def make(objective, seed, hidden=8, dropout=0.2, likelihood=Poisson):
         )
 
 
+def fit(vae, data, **settings):
+    return train.fit(vae, data, Training(**settings))
+
+
+def fit_many(vaes, data, *, betas, randomness="different", **settings):
+    return stacked.fit_many(vaes, data, Training(**settings), betas=betas, randomness=randomness)
+
+
 LR = Schedule(1e-2, 5e-3, 3)
 SETTINGS = {"epochs": 3, "batch_size": 16, "lr": LR, "seed": 3, "progress": False}
 BETAS = [0.1, Schedule(0.1, 1.0, 2), 2.0]
 
 
-def assert_as_alone(vaes, stacked, betas=BETAS, **settings):
+def assert_as_alone(vaes, together, betas=BETAS, **settings):
     """Fit each alone, and find the same weights and histories in the stack."""
     before = [copy.deepcopy(vae) for vae in vaes]
-    together = fit_many(vaes, Data(), betas=betas, **{**SETTINGS, "randomness": "same", **stacked})
-    for vae, alone, beta, history in zip(vaes, before, betas, together, strict=True):
+    more = {**SETTINGS, "randomness": "same", **together}
+    histories = fit_many(vaes, Data(), betas=betas, **more)
+    for vae, alone, beta, history in zip(vaes, before, betas, histories, strict=True):
         start = copy.deepcopy(alone.state_dict())
         expected = fit(alone, Data(), beta=beta, **SETTINGS, **settings)
         moved = 0.0

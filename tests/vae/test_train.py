@@ -1,22 +1,25 @@
 import math
+import os
 import random
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 from neuroshare.vae import train
+from neuroshare.vae.history import History, as_arrays
 from neuroshare.vae.likelihoods import Gaussian
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.networks import Decoder, Encoder
 from neuroshare.vae.objectives import MMVM, Independent
 from neuroshare.vae.schedule import Schedule
-from neuroshare.vae.train import History, as_arrays, evaluate, fit
+from neuroshare.vae.train import Training, Watch, evaluate
 
 FEATURES, L = (5, 3), 2
 
@@ -57,6 +60,10 @@ def make(objective=None, hidden=4):
             [Gaussian(), Gaussian()],
             MMVM() if objective is None else objective,
         )
+
+
+def fit(vae, data, *, validation=None, watch=None, **settings):
+    return train.fit(vae, data, Training(**settings), validation=validation, watch=watch)
 
 
 SETTINGS = {
@@ -246,6 +253,111 @@ def test_a_validation_loss_that_is_not_finite_is_never_the_best():
     assert history.best_epoch is None
 
 
+# ---------------------------------------------------------------------------- watched
+
+
+def test_who_looks_on_without_a_word_changes_nothing():
+    looked = []
+
+    def look(n_steps):
+        torch.randn(3)
+        looked.append(n_steps)
+        return "go on"
+
+    plain, watched = make(), make()
+    expected = fit(plain, Data(), **SETTINGS)
+    assert_same_history(fit(watched, Data(), **SETTINGS, watch=Watch(4, look)), expected)
+    assert_same(watched, plain)
+    assert looked == [4, 8, 12, 16, 18], "every fourth of 18 steps, and the last"
+
+
+def test_a_watch_stops_between_epochs_and_the_weights_it_kept_come_back():
+    held, losses, kept = Data(16, seed=5), [], []
+
+    def look(n_steps):
+        assert not vae.training
+        losses.append(evaluate(vae, held, beta=1.0))
+        if losses[-1] == min(losses):
+            kept.append(n_steps)
+            return "keep"
+        return "stop" if n_steps >= kept[-1] + 6 else "go on"
+
+    vae = make()
+    settings = {**SETTINGS, "beta": 1.0, "lr": 0.1, "epochs": 200}
+    history = fit(vae, Data(), **settings, watch=Watch(2, look))
+    assert history.stopped
+    assert history.n_steps == kept[-1] + 6 < 200 * N_BATCHES
+    assert history.best_step == kept[-1]
+    assert evaluate(vae, held, beta=1.0) == min(losses)
+    lengths = {name: len(values) for name, values in as_arrays(history).items()}
+    assert set(lengths.values()) == {history.n_epochs}
+    # The history of an epoch that was cut short is of the samples it saw.
+    assert np.isfinite(history.loss).all()
+
+
+def test_stopping_after_so_many_steps_is_training_for_so_many():
+    whole, stopped = make(), make()
+    settings = {**SETTINGS, "beta": 1.0}
+    fit(whole, Data(), **{**settings, "epochs": 2})
+    watch = Watch(2 * N_BATCHES, lambda n_steps: "stop")
+    assert fit(stopped, Data(), **settings, watch=watch).n_steps == 2 * N_BATCHES
+    assert_same(whole, stopped)
+
+
+def test_a_training_that_was_stopped_is_not_continued(tmp_path):
+    path = tmp_path / "state"
+    watch = Watch(7, lambda n_steps: "stop")
+    first, again, data = make(), make(), Data()
+    history = fit(first, Data(), **SETTINGS, watch=watch, checkpoint=path)
+    assert_same_history(fit(again, data, **SETTINGS, watch=watch, checkpoint=path), history)
+    assert data.redrawn == []
+    assert_same(first, again)
+
+
+def test_validation_and_watch_are_not_given_together():
+    with pytest.raises(ValueError, match="validation or watch"):
+        fit(make(), Data(), **SETTINGS, validation=Data(8), watch=Watch(1, lambda n: "go on"))
+
+
+# ---------------------------------------------------------------------------- threads
+
+
+def test_threads_that_train_at_once_train_as_one_after_another():
+    alone, together = [make() for _ in range(4)], [make() for _ in range(4)]
+
+    def learn(seed, vae):
+        fit(vae, Data(), **{**SETTINGS, "seed": seed})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(learn, range(4), together))
+    for seed, (one, other) in enumerate(zip(alone, together, strict=True)):
+        learn(seed, one)
+        assert_same(one, other)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_process_forked_in_the_middle_of_a_training_can_train():
+    code = """
+import os, threading, sys
+from neuroshare.vae.step import generators_of
+import torch
+cpu, held, done = torch.device("cpu"), threading.Event(), threading.Event()
+def hold():
+    with generators_of(cpu, 0):
+        held.set(), done.wait()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+if not (child := os.fork()):
+    with generators_of(cpu, 1):
+        os._exit(7)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+done.set()
+sys.exit(code)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    assert subprocess.run(command, timeout=60, check=False).returncode == 7
+
+
 # ---------------------------------------------------------------------------- trouble
 
 
@@ -390,6 +502,30 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path, change, message):
         fit(vae, data, **{**SETTINGS, **change}, checkpoint=path)
 
 
+class Named(Data):
+    """Says which data it is."""
+
+    def __init__(self, name, **more):
+        super().__init__(**more)
+        self.name = name
+
+    def fingerprint(self):
+        return self.name
+
+
+def test_a_checkpoint_of_other_data_of_the_same_size_is_refused(tmp_path):
+    path, held = tmp_path / "state", Named("held", n=8)
+    fit(make(), Named("ours"), **SETTINGS, validation=held, checkpoint=path)
+    vae, data = make(), Named("ours")
+    fit(vae, data, **SETTINGS, validation=held, checkpoint=path)
+    assert data.redrawn == []
+    with pytest.raises(ValueError, match=r"another training \(other training samples\)"):
+        fit(make(), Named("theirs"), **SETTINGS, validation=held, checkpoint=path)
+    other = Named("other", n=8)
+    with pytest.raises(ValueError, match=r"another training \(other validation samples\)"):
+        fit(make(), Named("ours"), **SETTINGS, validation=other, checkpoint=path)
+
+
 def test_a_killed_process_continues_where_it_was(tmp_path):
     """SIGKILL in the middle, at no convenient moment; then the same program again."""
     program = tmp_path / "program.py"
@@ -455,3 +591,37 @@ def test_a_model_without_anything_to_train_is_no_silent_success():
     vae.requires_grad_(False)
     with pytest.raises((ValueError, RuntimeError)):
         fit(vae, Data(), **SETTINGS)
+
+
+# ---------------------------------------------------------------------------- running means
+
+
+def test_the_running_mean_is_kept_and_looked_at():
+    steps, looked = [], []
+    vae = make()
+    plain = make()
+    watch = Watch(1, lambda step: looked.append(vae.state_dict()["decoders.0.output.bias"].clone()))
+    seen = Watch(1, lambda step: steps.append(plain.state_dict()["decoders.0.output.bias"].clone()))
+    first = vae.state_dict()["decoders.0.output.bias"].clone()
+    fit(plain, Data(), watch=seen, **SETTINGS)
+    fit(vae, Data(), watch=watch, average=0.9, **SETTINGS)
+    mean = first
+    for step, (own, shown) in enumerate(zip(steps, looked, strict=True), start=1):
+        decay = min(0.9, step / (step + 9))
+        mean = decay * mean + (1 - decay) * own
+        torch.testing.assert_close(shown, mean)
+    torch.testing.assert_close(vae.state_dict()["decoders.0.output.bias"], mean)
+
+
+def test_a_running_mean_goes_on_from_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0.0)
+    whole, part = make(), make()
+    fit(whole, Data(), average=0.9, **SETTINGS)
+    path = tmp_path / "state"
+    data = Data(n_calls=4 * N_BATCHES + 1)
+    with pytest.raises(RuntimeError):
+        fit(part, data, average=0.9, checkpoint=path, **SETTINGS)
+    assert path.exists()
+    again = make()
+    fit(again, Data(), average=0.9, checkpoint=path, **SETTINGS)
+    assert_same(again, whole)

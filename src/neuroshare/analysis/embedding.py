@@ -9,6 +9,9 @@ import numpy as np
 import xarray as xr
 from sklearn.decomposition import PCA
 
+from neuroshare.analysis.inputs import require_array
+from neuroshare.support.checks import MOST, require_one_of, require_seed, require_whole
+
 Method = Literal["umap", "pca"]
 
 
@@ -43,17 +46,21 @@ def embed(
     Raises
     ------
     ValueError
-        If the method is unknown or no window of the part `fit_on` has latents.
+        If the method is unknown, no window of the part `fit_on` has latents, or a setting is none.
+    TypeError
+        If `latents` are no DataArray.
+    ImportError
+        If umap-learn is asked for and not installed: it comes with the extra ``embed``.
 
     Notes
     -----
     Distances in a UMAP are not distances between latents: look at it, score the latents.
     """
-    if method not in ("umap", "pca"):
-        raise ValueError(
-            f"The 'method' parameter of embed must be 'umap' or 'pca'. Got {method!r} instead."
-        )
-    latents = latents.transpose("subject", "window", "latent")
+    require_one_of(method, "method", "embed", ("umap", "pca"))
+    require_seed(seed, "embed")
+    latents = require_array(latents, "latents", "embed")
+    most = latents.sizes["latent"] if method == "pca" else MOST
+    require_whole(n_dims, "n_dims", "embed", 1, most)
     values = np.asarray(latents.values, float)
     there = ~np.isnan(values).any(axis=2)
     fitted = there.copy()
@@ -61,6 +68,12 @@ def embed(
         fitted &= latents.coords["part"].values == fit_on
     if not fitted.any():
         raise ValueError(f"no windows to fit on: the 'part' of none with latents is {fit_on!r}.")
+    least = n_dims + 2 if method == "umap" else n_dims
+    if fitted.sum() < least:
+        raise ValueError(
+            f"embed needs {least} windows or more to fit {n_dims} dims on, got {fitted.sum()}. "
+            "Take more windows or fewer dims."
+        )
     placed = np.full((*there.shape, n_dims), np.nan)
     projection = _projection(method, n_dims, seed)
     with warnings.catch_warnings():
@@ -83,8 +96,14 @@ def embed(
 def _projection(method: Method, n_dims: int, seed: int) -> Any:
     if method == "pca":
         return PCA(n_dims)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from umap import UMAP
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from umap import UMAP
+    except ImportError as error:
+        raise ImportError(
+            "embed(method='umap') needs umap-learn, which is not installed. "
+            "Install it with: pip install 'neuroshare-latents[embed]', or take method='pca'."
+        ) from error
 
     return UMAP(n_components=n_dims, random_state=seed)

@@ -1,69 +1,68 @@
-"""How well one subject's spikes are predicted from the latents of others."""
+"""How well one subject's activity is predicted from the latents of others."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.pipeline import Pipeline
 
-from neuroshare.analysis.inference import (
-    bootstrap,
-    draw_subjects,
-    interval,
-    pair_means,
-    subject_means,
-)
-from neuroshare.analysis.separation import (
+from neuroshare.analysis.classification import (
+    Classifier,
     Windows,
-    balanced_accuracy,
-    classifier,
-    log_probabilities,
     tally,
 )
+from neuroshare.analysis.inference import (
+    animal_interval,
+    bootstrap,
+    interval,
+    known_mean,
+    names_of,
+    of_shares,
+    over_animals,
+    pair_interval,
+    pairs_of_animals,
+    recall_interval,
+    recall_noise,
+    too_few,
+)
+from neuroshare.analysis.inputs import (
+    Imputer,
+    animals_of,
+    by_of,
+    imputed,
+    require_conditions,
+    require_model,
+    require_parts,
+    require_samples,
+    require_windows,
+)
+from neuroshare.windows.paired import PairedWindows
 
 Array = NDArray[np.float64]
 ALL_OTHERS = "all others"
 _PRIOR_TRIALS = np.array([0.5, 2, 8, 32, 128, 512, 1e6])
 
 
-class Paired(Protocol):
-    """What a score needs of paired windows."""
-
-    @property
-    def subjects(self) -> tuple[str, ...]:
-        """Names."""
-
-    @property
-    def by(self) -> str:
-        """Name of the condition."""
-
-    def __getitem__(self, subject: str) -> xr.DataArray:
-        """Counts (window, unit, lag), NaN where absent."""
-
-
-class Imputer(Protocol):
-    """What a score needs of a fitted model."""
-
-    def impute(
-        self, paired: Any, target: str, source: str | Sequence[str] | None = None
-    ) -> xr.DataArray:
-        """Expected counts (window, unit, lag) of the target."""
-
-
 def imputation_scores(
-    model: Imputer, train: Paired, test: Paired, n_bootstraps: int = 0, seed: int = 0
+    model: Imputer,
+    train: PairedWindows,
+    test: PairedWindows,
+    n_bootstraps: int = 0,
+    seed: int = 0,
+    *,
+    by: str | None = None,
 ) -> xr.Dataset:
-    """Score predicted spikes of held-out windows, for every source and target.
+    """Score predicted activity of held-out windows, for every source and target.
 
     Parameters
     ----------
     model
-        Fitted; its ``impute(test, target, source)`` gives expected counts (window, unit, lag).
+        Fitted; its ``impute(test, target, source)`` gives expected activity (window, unit, lag).
     train
         Windows it was fitted on: they give the mean rate, the PSTH and the classifier of
         `coherence`.
@@ -71,10 +70,13 @@ def imputation_scores(
         Held-out windows. A window that occurs again because its partners differ weighs
         accordingly less, so every trial counts once.
     n_bootstraps
-        Bootstrap samples over held-out trials of the target, within condition; 0 leaves the
-        intervals out.
+        Bootstrap samples over held-out trials of the target, within condition, for intervals of
+        bits per spike of single pairs; 0 leaves these out.
     seed
         Seed of the bootstrap.
+    by
+        Trial column whose values the PSTH and the classifier know, such as the odor where trials
+        are paired one to one by their number; by default the one that pairs.
 
     Returns
     -------
@@ -87,24 +89,36 @@ def imputation_scores(
           log-likelihood above that of the training mean rate, per spike of all units, or of one
           (NaN for a unit without held-out spikes).
         - ``bits_per_spike_psth`` (target), ``bits_per_spike_psth_unit`` (unit): the same for the
-          PSTH of the training trials, which knows the condition.
+          PSTH of the training trials, which knows the condition; NaN where held-out trials have a
+          condition that no training trial of the target has, as in one-to-one pairing.
         - ``above_psth`` (source, target): bits per spike above that PSTH.
-        - ``mean_bits_per_spike``, ``mean_above_psth``, ``mean_coherence`` (sources: one other, all
-          others): means over pairs, and over targets.
         - ``bits_per_spike_self`` (target): the subject's own reconstruction, which has seen the
           spikes it predicts.
         - ``coherence`` (source, target): balanced accuracy, per trial, of a classifier of the
           target's real training windows when it labels the imputed ones; ``coherence_real``
           (target) when it labels the real held-out ones.
-        - with bootstrap, 95 % ``_interval`` (bound, ...) of all of these but the scores per unit,
-          of the subject's own and of real trials; those of the means are hierarchical over
-          subjects, and ``sample_mean_...`` (sample, sources) are the samples behind them: paired
-          between models that are scored with one seed on the same held-out trials.
+        - ``mean_bits_per_spike``, ``mean_above_psth``, ``mean_coherence`` (sources: one other, all
+          others): means over pairs of different animals, and over animals. All others are the
+          sessions of all other animals.
+        - 95 % ``_interval`` (bound, ...) of ``coherence`` from the number of trials (Wilson), and
+          of the means from the differences between animals, NaN with fewer than three; with
+          bootstrap also of ``bits_per_spike``, ``above_psth`` and ``bits_per_spike_psth``.
+
+        Of activity that is no spike count in all subjects (fluorescence, z-scores) there are no
+        bits: each ``bits_per_spike`` above is then a ``variance_explained``, 1 - the squared error
+        as a share of that of the training mean, and `above_psth` a difference of these.
+
+        Attributes: ``score`` is the name of the score, ``"bits_per_spike"`` or
+        ``"variance_explained"``; ``warnings`` (JSON, a list of sentences) says what is missing and
+        why.
 
     Raises
     ------
     ValueError
-        If the two parts hold different subjects, a subject is alone, or a trial is in both.
+        If the two parts hold different subjects or units, a subject is alone or knows but one
+        condition, a trial is in both, or a setting is none.
+    TypeError
+        If `model` does not impute, or the parts are no paired windows.
 
     Notes
     -----
@@ -114,112 +128,162 @@ def imputation_scores(
     sparse units overfits and falls below the mean rate. Where subjects were not recorded
     together this is about the ceiling of any prediction from others.
     """
+    require_model(model, "imputation_scores")
+    require_windows(train, "train", "imputation_scores")
+    require_windows(test, "test", "imputation_scores")
+    require_samples("imputation_scores", seed, n_bootstraps=n_bootstraps)
     subjects = list(test.subjects)
     if sorted(train.subjects) != sorted(subjects) or len(subjects) < 2:
         raise ValueError(
             f"expected the same subjects in both parts, two or more; got {list(train.subjects)} "
             f"and {subjects}."
         )
+    require_parts(train, test, "imputation_scores")
+    animals = animals_of(subjects, test.coords().get("animal", (None, None))[1])
     sources = [*subjects, ALL_OTHERS]
     n = len(subjects)
     shape = (len(sources), n)
-    bits, above, coherence = np.full(shape, np.nan), np.full(shape, np.nan), np.full(shape, np.nan)
+    bits, above = np.full(shape, np.nan), np.full(shape, np.nan)
+    coherence, noise = np.full(shape, np.nan), np.full(shape, np.nan)
+    coherence_ends = np.full((2, *shape), np.nan)
     bits_self, bits_psth, coherence_real = np.empty(n), np.empty(n), np.empty(n)
     boot_bits = np.full((n_bootstraps, *shape), np.nan)
     boot_above = np.full((n_bootstraps, *shape), np.nan)
-    boot_coherence = np.full((n_bootstraps, *shape), np.nan)
     boot_psth = np.full((n_bootstraps, n), np.nan)
     unit_bits: list[Array] = []
     unit_psth: list[Array] = []
     units: list[Any] = []
+    told: list[str] = []
+    by = by_of(by, test, "imputation_scores")
+    spikes = not any(part.why_not_counts(name) for part in (train, test) for name in subjects)
+    score = "bits_per_spike" if spikes else "variance_explained"
     for t, target in enumerate(subjects):
-        seen = TargetWindows.of(train, target)
-        held = TargetWindows.of(test, target)
-        if len(shared := np.intersect1d(seen.trial_ids, held.trial_ids)):
-            raise ValueError(
-                f"trials {shared[:5].tolist()} of subject {target!r} are in both parts. Split by "
-                "trial before pairing, as PairedWindows.split does."
-            )
+        seen = TargetWindows.of(train, target, spikes, by)
+        held = TargetWindows.of(test, target, spikes, by)
+        require_conditions(target, by, seen.condition, "imputation_scores")
+        n_units = len(held.units)
         mean = seen.mean_rate()
         rate = psth(seen, held, mean)
-        counts = held.per_trial(held.counts.sum(axis=2))
-        gain_psth = held.log_likelihood_gain(rate[:, :, None], mean)
-        gain_self = held.log_likelihood_gain(
-            model.impute(test, target=target, source=target).values[held.present], mean
-        )
-        known = classifier(C=1e-3).fit(seen.once(seen.sums()), seen.once_condition())
+        if not np.isin(held.trial_condition, seen.trial_condition).all():
+            rate = np.full_like(rate, np.nan)
+            told.append(
+                f"subject {target!r}: held-out trials have a {by} that no training trial has, "
+                "so that its PSTH is not known."
+            )
+        whole = held.per_trial(held.measure(mean))
+        gain_psth = held.gain(rate[:, :, None], mean)
+        if np.isnan(rate).any():
+            gain_psth = np.full_like(gain_psth, np.nan)
+        gain_self = held.gain(imputed(model, test, target, target, n_units)[held.present], mean)
+        known = Classifier(C=1e-3).fit(seen.once(seen.sums()), seen.once_condition())
         drawn = bootstrap(len(held.trial_ids), held.trial_condition, n_bootstraps, seed + t)
-        coherence_real[t] = held.coherence(known, held.sums(), drawn[:0])[0]
-        bits_psth[t] = _bits(gain_psth, counts)
-        boot_psth[:, t] = _bits(gain_psth, counts, drawn)
-        bits_self[t] = _bits(gain_self, counts)
-        per_unit = np.full((len(sources), counts.shape[1]), np.nan)
+        coherence_real[t] = recall(*held.coherence(known, held.sums()))
+        bits_psth[t] = _pooled(gain_psth, whole)
+        boot_psth[:, t] = _pooled(gain_psth, whole, drawn)
+        bits_self[t] = _pooled(gain_self, whole)
+        per_unit = np.full((len(sources), whole.shape[1]), np.nan)
+        others = [name for name, a in zip(subjects, animals, strict=True) if a != animals[t]]
         for s, source in enumerate(sources):
-            if source == target:
+            if source == target or (source == ALL_OTHERS and not others):
                 continue
-            expected = model.impute(
-                test, target=target, source=None if source == ALL_OTHERS else source
-            ).values[held.present]
-            gain = held.log_likelihood_gain(expected, mean)
+            named: str | list[str] | None = source
+            if source == ALL_OTHERS:
+                named = None if len(others) == n - 1 else others
+            expected = imputed(model, test, target, named, n_units)[held.present]
+            gain = held.gain(expected, mean)
             # Where a source is absent there is no prediction, so nothing to score either.
-            there = held.per_trial(held.spikes_where(expected))
+            there = held.per_trial(held.measure(mean, where=expected))
             psth_there = gain_psth
-            if np.isnan(expected[:, 0, 0]).any():
-                psth_there = held.log_likelihood_gain(rate[:, :, None], mean, where=expected)
-            bits[s, t] = _bits(gain, there)
-            above[s, t] = bits[s, t] - _bits(psth_there, there)
-            boot_bits[:, s, t] = _bits(gain, there, drawn)
-            boot_above[:, s, t] = _bits(gain - psth_there, there, drawn)
-            per_unit[s] = _per_spike(gain.sum(axis=0), there.sum(axis=0))
-            found = held.coherence(known, expected.sum(axis=2), drawn)
-            coherence[s, t], boot_coherence[:, s, t] = found[0], found[1:]
+            if np.isnan(expected[:, 0, 0]).any() and not np.isnan(rate).any():
+                psth_there = held.gain(rate[:, :, None], mean, where=expected)
+            bits[s, t] = _pooled(gain, there)
+            above[s, t] = bits[s, t] - _pooled(psth_there, there)
+            boot_bits[:, s, t] = _pooled(gain, there, drawn)
+            boot_above[:, s, t] = _pooled(gain - psth_there, there, drawn)
+            per_unit[s] = _share(gain.sum(axis=0), there.sum(axis=0))
+            hits, trials = held.coherence(known, expected.sum(axis=2))
+            coherence[s, t] = recall(hits, trials)
+            coherence_ends[:, s, t] = recall_interval(hits, trials)
+            noise[s, t] = recall_noise(hits, trials)
         unit_bits.append(per_unit)
-        unit_psth.append(_per_spike(gain_psth.sum(axis=0), counts.sum(axis=0)))
+        unit_psth.append(_share(gain_psth.sum(axis=0), whole.sum(axis=0)))
         units += [(target, unit) for unit in held.units]
 
+    n_animals = len(names_of(animals))
+    told += filter(None, [too_few(n_animals)])
     scores = xr.Dataset(
         {
-            "bits_per_spike": (("source", "target"), bits),
+            score: (("source", "target"), bits),
             "above_psth": (("source", "target"), above),
             "coherence": (("source", "target"), coherence),
-            "bits_per_spike_self": ("target", bits_self),
-            "bits_per_spike_psth": ("target", bits_psth),
+            "coherence_interval": (("bound", "source", "target"), coherence_ends),
+            f"{score}_self": ("target", bits_self),
+            f"{score}_psth": ("target", bits_psth),
             "coherence_real": ("target", coherence_real),
-            "bits_per_spike_unit": (("source", "unit"), np.concatenate(unit_bits, axis=1)),
-            "bits_per_spike_psth_unit": ("unit", np.concatenate(unit_psth)),
+            f"{score}_unit": (("source", "unit"), np.concatenate(unit_bits, axis=1)),
+            f"{score}_psth_unit": ("unit", np.concatenate(unit_psth)),
         },
-        coords={"source": sources, "target": subjects, **unit_coords(units)},
-        attrs={"by": test.by, "n_bootstraps": n_bootstraps},
+        coords={
+            "source": sources,
+            "target": subjects,
+            "sources": ["one other", ALL_OTHERS],
+            "bound": ["low", "high"],
+            "target_animal": ("target", animals),
+            **unit_coords(units),
+        },
+        attrs={
+            "by": by,
+            "score": score,
+            "n_bootstraps": n_bootstraps,
+            "warnings": json.dumps(told),
+        },
     )
-    one_other = scores["source"] != ALL_OTHERS
-    for name in ("bits_per_spike", "above_psth", "coherence"):
-        means = [scores[name].where(one_other).mean(), scores[name].where(~one_other).mean()]
-        scores[f"mean_{name}"] = xr.DataArray(
-            [float(mean) for mean in means],
-            dims="sources",
-            coords={"sources": ["one other", ALL_OTHERS]},
-        )
+    for name, values in ((score, bits), ("above_psth", above), ("coherence", coherence)):
+        means = [
+            known_mean(pairs_of_animals(values[:-1], animals)[0]),
+            known_mean(over_animals(values[-1], animals)),
+        ]
+        scores[f"mean_{name}"] = ("sources", [float(mean) for mean in means])
+        shares = name == "coherence"
+        ends = means_of_sources(values, animals, noise if shares else None)
+        ends = of_shares(ends) if shares else ends
+        scores[f"mean_{name}_interval"] = (("bound", "sources"), ends)
     if n_bootstraps:
-        values: Array
-        chosen = draw_subjects(n, n_bootstraps, seed)
-        of_pairs = (
-            ("bits_per_spike", boot_bits),
-            ("above_psth", boot_above),
-            ("coherence", boot_coherence),
-        )
-        for name, values in of_pairs:
-            drawn_means = [pair_means(values[:, :-1], chosen), subject_means(values[:, -1], chosen)]
-            samples = xr.DataArray(
-                np.stack(drawn_means, axis=1),
-                dims=("sample", "sources"),
-                coords={"sources": scores["sources"]},
-            )
-            scores[f"sample_mean_{name}"] = samples
-            scores[f"mean_{name}_interval"] = interval(samples)
-        for name, values in (*of_pairs, ("bits_per_spike_psth", boot_psth)):
-            samples = xr.DataArray(values, dims=("sample", *scores[name].dims))
-            scores[f"{name}_interval"] = interval(samples)
+        of_pairs = ((score, boot_bits), ("above_psth", boot_above))
+        for name, samples in (*of_pairs, (f"{score}_psth", boot_psth)):
+            dims = ("sample", *scores[name].dims)
+            scores[f"{name}_interval"] = interval(xr.DataArray(samples, dims=dims))
     return scores
+
+
+def means_of_sources(
+    values: Array, animals: Sequence[str], noise: Array | None = None
+) -> NDArray[np.float64]:
+    """95 % intervals (bound, sources) of the means over pairs of animals, and over animals.
+
+    Parameters
+    ----------
+    values
+        (source, target), the last source being all others.
+    animals
+        Of the targets.
+    noise
+        Variance of each value from the target's finite trials.
+    """
+    sessions = np.array([animals.count(name) for name in names_of(animals)])
+    of_one = of_all = None
+    if noise is not None:
+        of_one = known_mean(pairs_of_animals(noise[:-1], animals)[0], -2) / sessions
+        of_all = over_animals(noise[-1], animals) / sessions
+    one_other = pair_interval(pairs_of_animals(values[:-1], animals)[0], of_one)
+    all_others = animal_interval(over_animals(values[-1], animals), of_all)
+    return np.stack([one_other, all_others], axis=1)
+
+
+def recall(hits: Array, trials: Array) -> float:
+    """Mean over conditions of the share of trials named rightly; NaN without trials."""
+    there = trials > 0
+    return float(known_mean(hits[there] / trials[there]))
 
 
 def unit_coords(units: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -245,16 +309,18 @@ class TargetWindows:
     trial_ids: NDArray[Any]
     trial_condition: NDArray[Any]
     units: NDArray[Any]
+    onset: Array | None = None  # (trial,) seconds in the session
+    spikes: bool = True  # whether activity is counts of spikes
 
     @classmethod
-    def of(cls, paired: Paired, name: str) -> TargetWindows:
-        """Gather them from paired windows."""
+    def of(
+        cls, paired: PairedWindows, name: str, spikes: bool = True, by: str | None = None
+    ) -> TargetWindows:
+        """Gather them from paired windows, with the values of a trial column as conditions."""
         windows = paired[name]
         values = windows.values
-        present = np.ones(len(values), dtype=bool)
-        if np.issubdtype(values.dtype, np.floating):
-            present = ~np.isnan(values[:, 0, 0])
-        condition = np.asarray(windows.coords[paired.by].values)[present]
+        present = paired.observed[paired.subjects.index(name)]
+        condition = np.asarray(windows.coords[by or paired.by].values)[present]
         time = np.asarray(windows.coords["time"].values, float).round(9)[present]
         ids, first, trial = np.unique(
             windows.coords["trial"].values[present], return_index=True, return_inverse=True
@@ -269,6 +335,9 @@ class TargetWindows:
         repeat[order] = np.arange(len(cell)) - start[index]
         weight = np.empty(len(cell))
         weight[order] = 1 / n[index]
+        onset = None
+        if "onset" in windows.coords:
+            onset = np.asarray(windows.coords["onset"].values, float)[present][first]
         return cls(
             counts=np.asarray(values[present], float),
             present=present,
@@ -280,6 +349,8 @@ class TargetWindows:
             trial_ids=ids,
             trial_condition=condition[first],
             units=np.asarray(windows.coords["unit"].values),
+            onset=onset,
+            spikes=spikes,
         )
 
     def sums(self) -> Array:
@@ -295,9 +366,9 @@ class TargetWindows:
         return self.once(self.condition)
 
     def mean_rate(self) -> Array:
-        """Spikes per bin and unit; half a spike more, so that no unit is impossible."""
+        """Activity per bin and unit; half a spike more, so that no unit is impossible."""
         once = self.once(self.counts)
-        return np.asarray((once.sum(axis=(0, 2)) + 0.5) / (once.shape[0] * once.shape[2]))
+        return np.asarray((once.sum(axis=(0, 2)) + 0.5 * self.spikes) / once[:, 0].size)
 
     def per_trial(self, values: Array) -> Array:
         """Weighted sums over the windows of each trial, (trial, unit)."""
@@ -305,35 +376,47 @@ class TargetWindows:
         np.add.at(total, self.trial, values * self.weight[:, None])
         return total
 
-    def spikes_where(self, expected: Array) -> Array:
-        """Spikes (window, unit) of the windows for which there is a prediction."""
-        known = ~np.isnan(expected[:, 0, 0])
-        return self.sums() * known[:, None]
+    def measure(self, mean: Array, where: Array | None = None) -> Array:
+        """What gains (window, unit) are in proportion to, of the windows `where` is known.
 
-    def log_likelihood_gain(
-        self, expected: Array, mean: Array, where: Array | None = None
-    ) -> Array:
-        """Poisson log-likelihood above that of the mean rate, (trial, unit); NaN counts zero."""
-        n_lags = self.counts.shape[2]
-        rate = np.maximum(expected, 1e-3 * mean[:, None])
-        if expected.shape[2] == 1:
-            logs = self.sums() * np.log(rate[:, :, 0] / mean)
-            gain = logs - n_lags * (rate[:, :, 0] - mean)
+        Spikes, in units of ln 2 so that nats become bits; of other activity the squares about the
+        training mean.
+        """
+        if self.spikes:
+            found = self.sums() * np.log(2)
         else:
-            logs = np.einsum("wul,wul->wu", self.counts, np.log(rate / mean[:, None]))
-            gain = logs - rate.sum(axis=2) + n_lags * mean
+            found = np.square(self.counts - mean[:, None]).sum(axis=2)
+        return np.asarray(found if where is None else found * ~np.isnan(where[:, 0, :1]))
+
+    def gain(self, expected: Array, mean: Array, where: Array | None = None) -> Array:
+        """How much better than the training mean, (trial, unit); NaN counts zero.
+
+        The gain in Poisson log-likelihood, nats; of activity that is no counts in squared error.
+        """
+        n_lags = self.counts.shape[2]
+        if not self.spikes:
+            error = np.square(self.counts - expected).sum(axis=2)
+            gain = np.square(self.counts - mean[:, None]).sum(axis=2) - error
+        else:
+            rate = np.maximum(expected, 1e-3 * mean[:, None])
+            if expected.shape[2] == 1:
+                logs = self.sums() * np.log(rate[:, :, 0] / mean)
+                gain = logs - n_lags * (rate[:, :, 0] - mean)
+            else:
+                logs = np.einsum("wul,wul->wu", self.counts, np.log(rate / mean[:, None]))
+                gain = logs - rate.sum(axis=2) + n_lags * mean
         known = ~np.isnan((expected if where is None else where)[:, 0, 0])
         return self.per_trial(np.where(known[:, None], gain, 0.0))
 
-    def coherence(self, known: Pipeline, sums: Array, drawn: NDArray[np.int64]) -> Array:
-        """Balanced accuracy per trial of a classifier's labels for imputed windows.
+    def coherence(self, known: Classifier, sums: Array) -> tuple[Array, Array]:
+        """Trials that a classifier names rightly by their imputed windows, and trials.
 
-        Of the trials as they are, then of every bootstrap sample `drawn` (sample, trial).
+        Both (condition), of the conditions that the classifier knows.
         """
         there = ~np.isnan(sums[:, 0])
         if not there.any():
-            return np.full(1 + len(drawn), np.nan)
-        # Each row of partners is one imputed trial.
+            return np.zeros(len(known.classes_)), np.zeros(len(known.classes_))
+        # Each row of partners is one imputed trial; together they count as one.
         n_repeats = self.repeat.max() + 1
         ids, first, position = np.unique(
             (self.trial * n_repeats + self.repeat)[there], return_index=True, return_inverse=True
@@ -346,12 +429,11 @@ class TargetWindows:
             trial_ids=ids,
             trial_condition=self.condition[there][first],
         )
-        votes = tally(log_probabilities(known, windows.z), windows)[:, None]
+        votes = tally(known.log_probabilities(windows.z), windows)[1]
         truth = windows.trial_condition[:, None] == known.classes_
         of_trial = ids // n_repeats
-        weight = np.concatenate([np.ones((1, len(self.trial_ids))), drawn])[:, of_trial]
-        weight = weight / np.bincount(of_trial)[of_trial]
-        return balanced_accuracy(truth * weight[:, :, None], votes)[:, 1, 0]
+        weight = truth / np.bincount(of_trial)[of_trial][:, None]
+        return (weight * votes).sum(axis=0), weight.sum(axis=0)
 
 
 def psth(seen: TargetWindows, held: TargetWindows, mean: Array) -> Array:
@@ -364,11 +446,12 @@ def psth(seen: TargetWindows, held: TargetWindows, mean: Array) -> Array:
     np.add.at(total, index_seen, y)
     n = np.bincount(index_seen, minlength=cells)[:, None]
     expected = mean * n_lags
-    # Leave-one-trial-out likelihood of every number of pseudo-trials, per unit.
+    # Leave-one-trial-out likelihood (or squared error) of every number of pseudo-trials, per unit.
     fit = np.empty((len(_PRIOR_TRIALS), y.shape[1]))
     for i, prior in enumerate(_PRIOR_TRIALS):
         rate = (total[index_seen] - y + prior * expected) / (n[index_seen] - 1 + prior)
-        fit[i] = (y * np.log(rate) - rate).sum(axis=0)
+        near = y * np.log(rate) - rate if seen.spikes else -np.square(y - rate)
+        fit[i] = near.sum(axis=0)
     prior = _PRIOR_TRIALS[fit.argmax(axis=0)]
     rates = (total + prior * expected) / (n + prior) / n_lags
     return np.asarray(rates[index[len(seen.time) :]])
@@ -382,14 +465,15 @@ def _cells(seen: TargetWindows, held: TargetWindows) -> tuple[int, NDArray[np.in
     return int(cell.max()) + 1, cell
 
 
-def _per_spike(gain: Array, spikes: Array) -> Array:
-    """Nats to bits per spike; NaN without spikes."""
-    bits = np.divide(gain, spikes, out=np.full(np.shape(gain), np.nan), where=spikes > 0)
-    return np.asarray(bits / np.log(2))
+def _share(gain: Array, measure: Array) -> Array:
+    """Gain in proportion to its measure: bits per spike, or variance explained; NaN of nothing."""
+    return np.asarray(
+        np.divide(gain, measure, out=np.full(np.shape(gain), np.nan), where=measure > 0)
+    )
 
 
-def _bits(gain: Array, spikes: Array, drawn: NDArray[np.int64] | None = None) -> Any:
-    """Bits per spike pooled over units, of all trials or of each bootstrap sample."""
+def _pooled(gain: Array, measure: Array, drawn: NDArray[np.int64] | None = None) -> Any:
+    """The same of all units together, of all trials or of each bootstrap sample."""
     if drawn is None:
-        return _per_spike(gain.sum(), spikes.sum())
-    return _per_spike(drawn @ gain.sum(axis=1), drawn @ spikes.sum(axis=1))
+        return _share(gain.sum(), measure.sum())
+    return _share(drawn @ gain.sum(axis=1), drawn @ measure.sum(axis=1))

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import replace
+import json
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
-from neuroshare.analysis.imputation import Imputer, TargetWindows, unit_coords
-from neuroshare.analysis.inference import bootstrap, interval, p_value
-from neuroshare.analysis.separation import (
+from neuroshare.analysis.classification import (
     LEVELS,
+    Classifier,
     Windows,
     balanced_accuracy,
-    classifier,
-    log_probabilities,
     tally,
 )
+from neuroshare.analysis.departure import divergence
+from neuroshare.analysis.imputation import TargetWindows, unit_coords
+from neuroshare.analysis.inference import bootstrap, interval
+from neuroshare.analysis.inputs import (
+    Imputer,
+    by_of,
+    imputed,
+    require_conditions,
+    require_model,
+    require_parts,
+    require_samples,
+    require_windows,
+)
+from neuroshare.analysis.nulls import Null, SessionOrder, null_labels, orders_of
+from neuroshare.support.checks import require_whole
+from neuroshare.windows.order import label_order
+from neuroshare.windows.paired import PairedWindows
 
 Array = NDArray[np.float64]
 PARTS = ("shared", "specific", "noise")
-_HALVINGS = 10
 
 
 def residuals(
     model: Imputer,
-    test: Any,
-    train: Any = None,
+    test: PairedWindows,
+    train: PairedWindows | None = None,
     *,
     n_repairs: int = 10,
     n_folds: int = 5,
@@ -38,6 +49,7 @@ def residuals(
     n_bootstraps: int = 0,
     posterior: xr.Dataset | None = None,
     seed: int = 0,
+    by: str | None = None,
 ) -> xr.Dataset:
     """Part every unit's variance into shared, subject-specific and noise, on held-out trials.
 
@@ -45,9 +57,9 @@ def residuals(
     ----------
     model
         Fitted; its ``impute(test, target, source)`` gives expected counts (window, unit, lag).
-    test : PairedWindows
-        Held-out windows of two subjects or more, of spike counts.
-    train : PairedWindows, optional
+    test
+        Held-out windows of two subjects or more.
+    train
         Windows the model was fitted on; with them the condition information left in the residual
         is measured.
     n_repairs
@@ -64,6 +76,9 @@ def residuals(
         `test`, with coordinate ``time``; with it `divergence` is measured.
     seed
         Seed of redrawn pairings, count splits and folds.
+    by
+        Trial column that the information is of, such as the odor where trials are paired one to
+        one by their number; by default the one that pairs.
 
     Returns
     -------
@@ -83,14 +98,16 @@ def residuals(
           reconstruction of the subject accounts for.
         - with `train`: ``information_activity``, ``information_residual`` (level, subject):
           balanced accuracy of the condition from a subject's counts, and from its residual;
-          ``chance``; with permutations ``p_information_residual`` and
-          ``null_information_residual``.
+          ``chance`` (subject): 1 / its conditions; with permutations ``p_information_residual``
+          and ``null_information_residual`` (permutation, level, subject).
         - with `posterior`: ``divergence`` (subject, cell_time): nats.
 
     Raises
     ------
     ValueError
-        If there is only one subject, activity that is not counts, or a trial in both parts.
+        If there is only one subject, a trial in both parts, or a setting is none.
+    TypeError
+        If `model` does not impute, or the parts are no paired windows.
 
     Notes
     -----
@@ -98,8 +115,10 @@ def residuals(
     partners. The slope g comes from other trials than the covariance it multiplies, so a
     prediction without information has zero share on average. Noise is the mean count, the variance
     of Poisson spikes of a known rate, and specific is the rest: the variance of the rate which
-    the others do not predict. So a single share may be below zero; a unit that is more regular
-    than Poisson has a negative specific part.
+    the others do not predict. Of activity that is no spike count the noise is not known: it is NaN,
+    specific is all that the others do not predict, ``reconstructed_unit`` is NaN, and attribute
+    ``warnings`` (JSON, a list of sentences) says so. A single share may be below zero; a unit
+    that is more regular than Poisson has a negative specific part.
 
     A reconstruction sees the noise of the counts it reconstructs. For ``reconstructed_unit``
     counts are therefore split at random into folds, each predicted from the others: for Poisson
@@ -110,7 +129,8 @@ def residuals(
     training windows, units scaled by their deviation). Predictions themselves are not subtracted
     there: partners are chosen by condition, so a prediction tells the condition without an error,
     and wherever it is a little too large or small the difference would tell it too, even of a
-    subject that says nothing. The null permutes the conditions between whole held-out trials.
+    subject that says nothing. The null draws the labels of whole held-out trials anew, as that of
+    `separation` does.
 
     Divergence is the closed-form bound -log mean_k exp(-KL(q_b || q_k)) on KL(q_b || mixture of
     the others) of Hershey & Olsen 2007, ICASSP.
@@ -125,29 +145,44 @@ def residuals(
     >>> dict(parts.variance.sizes)
     {'subject': 2, 'part': 3}
     """
+    require_model(model, "residuals")
+    require_windows(test, "test", "residuals")
+    require_samples("residuals", seed, n_permutations, n_bootstraps)
+    require_whole(n_repairs, "n_repairs", "residuals", 1)
+    require_whole(n_folds, "n_folds", "residuals", 2)
+    if train is not None:
+        require_windows(train, "train", "residuals")
+        require_parts(train, test, "residuals")
     subjects = list(test.subjects)
     if len(subjects) < 2:
         raise ValueError(f"residuals need two subjects or more, got {subjects}.")
-    if n_folds < 2:
-        raise ValueError(
-            f"The 'n_folds' parameter of residuals must be 2 or more. Got {n_folds!r} instead."
-        )
-    coords = test.coords()
+    why_not = {name: test.why_not_counts(name) for name in subjects}
+    told = [
+        f"{name}: its activity is no spike count ({why}), so the noise is not known: specific is "
+        "all that the others do not predict."
+        for name, why in why_not.items()
+        if why
+    ]
+    far = None if posterior is None else divergence(posterior)
+    by = by_of(by, test, "residuals")
+    kept = ("subject", "trial", "onset", "animal", "time", "start", by)
+    coords = {name: value for name, value in test.coords().items() if name in kept}
     n_windows = len(coords["time"][1])
     residual, unit_parts, cell_parts, reconstructed, units = [], [], [], [], []
     shares, share_intervals = [], []
-    information: dict[str, list[Array]] = {"activity": [], "residual": [], "null": []}
-    conditions = np.unique(coords[test.by][1])
+    information: dict[str, list[Array]] = {"activity": [], "residual": [], "null": [], "p": []}
+    values = coords[by][1]
+    conditions = np.unique(values[test.observed] if np.ndim(values) == 2 else values)
     times = np.unique(np.round(coords["time"][1], 9))
-    chance = np.nan
+    chance = []
     for index, name in enumerate(subjects):
         rng = np.random.default_rng([seed, index])
         alone = test.select([name])
-        own = TargetWindows.of(alone, name)
+        own = TargetWindows.of(alone, name, by=by)
         y = own.sums()
         s = _prediction(model, test, own, name, n_repairs, seed)
         fold = rng.permutation(len(own.trial_ids))[own.trial] % n_folds
-        parts = _partition(y, s, fold, n_folds)
+        parts = _partition(y, s, fold, n_folds, spikes=not why_not[name])
         unit_parts.append(parts.mean(axis=1))
         total = np.zeros((len(own.trial_ids), len(PARTS)))
         np.add.at(total, own.trial, parts.sum(axis=2).T)
@@ -162,32 +197,32 @@ def residuals(
         for c in np.unique(at):
             cell[:, c] = parts[:, at == c].mean(axis=1)
         cell_parts.append(cell.reshape(len(PARTS), len(conditions), len(times), -1))
-        reconstructed.append(_reconstructed(model, alone, s, fold, n_folds, rng))
+        own_part = np.full(y.shape[1], np.nan)
+        if not why_not[name]:
+            own_part = _reconstructed(model, alone, s, fold, n_folds, rng)
+        reconstructed.append(own_part)
         units += [(name, unit) for unit in own.units]
 
-        held = TargetWindows.of(test, name)
+        held = TargetWindows.of(test, name, by=by)
         left = np.full((n_windows, y.shape[1]), np.nan, dtype=np.float32)
         left[held.present] = held.sums() - s[_rows(held, own)]
         residual.append(left)
         if train is not None:
-            found, chance = _information(model, train, test, name, n_permutations, rng)
+            found, of_subject = _information(model, train, test, name, by, n_permutations, rng)
+            chance.append(of_subject)
             for key, values in found.items():
                 information[key].append(values)
 
     trial = coords.pop("trial")
     coords = {k: v for k, v in coords.items() if k != "subject"}
     variance_unit = np.concatenate(unit_parts, axis=1)
-    total = variance_unit.sum(axis=0)
-    share = np.divide(
-        variance_unit, total, out=np.full(variance_unit.shape, np.nan), where=total > 0
-    )
     result = xr.Dataset(
         {
             "residual": (("window", "unit"), np.concatenate(residual, axis=1)),
             "variance": (("subject", "part"), [part.sum(axis=1) for part in unit_parts]),
             "variance_unit": (("part", "unit"), variance_unit),
             "share": (("subject", "part"), shares),
-            "share_unit": (("part", "unit"), share),
+            "share_unit": (("part", "unit"), _shares(variance_unit.T).T),
             "variance_cell": (
                 ("part", "cell_condition", "cell_time", "unit"),
                 np.concatenate(cell_parts, axis=3),
@@ -203,7 +238,12 @@ def residuals(
             **coords,
             **unit_coords(units),
         },
-        attrs={"by": test.by, "n_repairs": n_repairs, "n_folds": n_folds},
+        attrs={
+            "by": by,
+            "n_repairs": n_repairs,
+            "n_folds": n_folds,
+            "warnings": json.dumps(told),
+        },
     )
     if n_bootstraps:
         bounds = np.stack(share_intervals, axis=1)
@@ -211,141 +251,23 @@ def residuals(
         result = result.assign_coords(bound=["low", "high"])
     if train is not None:
         result = result.assign_coords(level=list(LEVELS))
-        result["chance"] = chance
+        result["chance"] = ("subject", chance)
         for key in ("activity", "residual"):
             stacked = np.stack(information[key], axis=1)
             result[f"information_{key}"] = (("level", "subject"), stacked)
         if n_permutations:
             null = np.stack(information["null"], axis=2)
             result["null_information_residual"] = (("permutation", "level", "subject"), null)
-            p = p_value(result["information_residual"], null)
+            p = np.stack(information["p"], axis=1)
             result["p_information_residual"] = (("level", "subject"), p)
-    if posterior is not None:
-        result["divergence"] = divergence(posterior).rename(time="cell_time")
-    return result
-
-
-def divergence(posterior: xr.Dataset) -> xr.DataArray:
-    """How far each subject's posterior is from those of the others, (subject, time), nats.
-
-    Parameters
-    ----------
-    posterior
-        ``loc`` and ``scale`` (subject, window, latent) with coordinate ``time`` (window); NaN
-        where a subject is absent.
-    """
-    loc = posterior["loc"].transpose("subject", "window", "latent").values
-    scale = posterior["scale"].transpose("subject", "window", "latent").values
-    n = len(loc)
-    kl = np.full((n, n, loc.shape[1]), -np.inf)
-    for b in range(n):
-        for k in range(n):
-            if k != b:
-                ratio = (scale[b] / scale[k]) ** 2
-                shift = ((loc[b] - loc[k]) / scale[k]) ** 2
-                pair = -0.5 * (ratio + shift - 1 - np.log(ratio)).sum(axis=1)
-                kl[b, k] = np.where(np.isnan(pair), -np.inf, pair)
-    present = ~np.isnan(loc[:, :, 0])
-    n_others = present.sum(axis=0) - present
-    scored = present & (n_others > 0)
-    far = np.full(present.shape, np.nan)
-    far[scored] = np.log(n_others[scored]) - logsumexp(kl.transpose(0, 2, 1)[scored], axis=1)
-    times, at = np.unique(np.round(posterior["time"].values, 9), return_inverse=True)
-    total, count = np.zeros((n, len(times))), np.zeros((n, len(times)))
-    for b in range(n):
-        np.add.at(total[b], at[scored[b]], far[b, scored[b]])
-        np.add.at(count[b], at[scored[b]], 1)
-    return xr.DataArray(
-        np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0),
-        dims=("subject", "time"),
-        coords={"subject": posterior["subject"].values, "time": times},
-        name="divergence",
-        attrs={"units": "nats"},
-    )
-
-
-def departure(latents: xr.DataArray, by: str | None = None, seed: int = 0) -> xr.Dataset:
-    """Who departs from the group, and when: divergence between distributions of latents.
-
-    Parameters
-    ----------
-    latents
-        (subject, window, latent) as ``transform`` returns them, NaN where a subject is absent.
-    by
-        Coordinate of the condition; None takes ``attrs["by"]``.
-    seed
-        Of the halves of `within`.
-
-    Returns
-    -------
-    Dataset
-        ``divergence`` (subject, time): of a subject's latents from the mixture of the others',
-        mean over conditions, nats. ``within`` (subject, time): the same of a random half of its
-        trials from the other half, averaged over halvings: what half the trials give where nobody
-        departs.
-
-    Notes
-    -----
-    The latents of a subject at one condition and time are described by a Gaussian: their mean over
-    trials, and the standard deviations of its trials about these means, one for all conditions and
-    times since few trials tell them apart. See `residuals` for the divergence.
-    """
-    column = str(latents.attrs["by"] if by is None else by)
-    latents = latents.transpose("subject", "window", "latent")
-    z = np.asarray(latents.values, float)
-    trial = latents.coords["trial"].transpose("subject", "window").values
-    conditions, condition = np.unique(latents.coords[column].values, return_inverse=True)
-    times, tick = np.unique(np.round(latents.coords["time"].values, 9), return_inverse=True)
-    cell = condition * len(times) + tick
-    n, n_cells, n_latents = len(z), len(conditions) * len(times), z.shape[2]
-    # Of all trials, and of several pairs of halves.
-    loc = np.full((1 + 2 * _HALVINGS, n, n_cells, n_latents), np.nan)
-    scale = np.full_like(loc, np.nan)
-    for b in range(n):
-        present = ~np.isnan(z[b]).any(axis=1)
-        if not present.any():
-            continue
-        _, position = np.unique(trial[b][present], return_inverse=True)
-        # Every trial and time once, however many partners it has.
-        _, first = np.unique(position * n_cells + cell[present], return_index=True)
-        at, values = cell[present][first], z[b][present][first]
-        parts = [np.full(len(at), True)]
-        rng = np.random.default_rng([seed, b])
-        for _ in range(_HALVINGS):
-            half = rng.permutation(position.max() + 1)[position[first]] % 2 == 0
-            parts += [half, ~half]
-        for k, part in enumerate(parts):
-            total, count = np.zeros((n_cells, n_latents)), np.bincount(at[part], minlength=n_cells)
-            np.add.at(total, at[part], values[part])
-            there = count > 0
-            loc[k, b, there] = total[there] / count[there, None]
-            scale[k, b, there] = (values[part] - loc[k, b, at[part]]).std(axis=0) + 1e-9
-
-    def far(locs: Array, scales: Array, subjects: Any) -> xr.DataArray:
-        dims = ("subject", "window", "latent")
-        coords = {"subject": subjects, "time": ("window", np.tile(times, len(conditions)))}
-        found = xr.Dataset({"loc": (dims, locs), "scale": (dims, scales)}, coords=coords)
-        return divergence(found)
-
-    names = latents.coords["subject"].values
-    pairs = range(1, len(loc), 2)
-    within = []
-    for b in range(n):
-        halves = [far(loc[k : k + 2, b], scale[k : k + 2, b], [0, 1]) for k in pairs]
-        within.append(np.mean([half.values for half in halves], axis=(0, 1)))
-    result = xr.Dataset(
-        {
-            "divergence": far(loc[0], scale[0], names),
-            "within": (("subject", "time"), within),
-        },
-        attrs={"by": column, "units": "nats"},
-    )
+    if far is not None:
+        result["divergence"] = far.rename(time="cell_time")
     return result
 
 
 def _shares(parts: Array) -> Array:
     """Parts (..., part) as shares of their sum; NaN where there is no variance."""
-    total = parts.sum(axis=-1, keepdims=True)
+    total = np.nansum(parts, axis=-1, keepdims=True)  # noise may not be known
     shares = np.divide(parts, total, out=np.full(parts.shape, np.nan), where=total > 0)
     return np.asarray(shares)
 
@@ -364,7 +286,7 @@ def _rows(windows: TargetWindows, once: TargetWindows) -> NDArray[np.int64]:
 
 
 def _prediction(
-    model: Imputer, test: Any, own: TargetWindows, name: str, n_repairs: int, seed: int
+    model: Imputer, test: PairedWindows, own: TargetWindows, name: str, n_repairs: int, seed: int
 ) -> Array:
     """Counts (window of `own`, unit) expected from the others, averaged over partners.
 
@@ -373,11 +295,11 @@ def _prediction(
     total = np.zeros((len(own.time), len(own.units)))
     n = np.zeros((len(own.time), 1))
     pairings = [test]
-    if test.order == "random":
+    if test.redraws:
         pairings += [test.repair(seed + k) for k in range(1, n_repairs)]
     for paired in pairings:
         held = TargetWindows.of(paired, name)
-        expected = model.impute(paired, target=name).values[held.present].sum(axis=2)
+        expected = imputed(model, paired, name, None, len(held.units))[held.present].sum(axis=2)
         known = ~np.isnan(expected[:, 0])
         row = _rows(held, own)[known]
         np.add.at(total, row, expected[known])
@@ -385,16 +307,17 @@ def _prediction(
     return np.asarray(np.divide(total, n, out=np.full_like(total, np.nan), where=n > 0))
 
 
-def _partition(y: Array, s: Array, fold: NDArray[np.int64], n_folds: int) -> Array:
+def _partition(y: Array, s: Array, fold: NDArray[np.int64], n_folds: int, *, spikes: bool) -> Array:
     """Contribution of every window to shared, specific and noise variance, (part, window, unit)."""
     centred, s = y - y.mean(axis=0), _centred(s)
     shared = _slopes(s, centred, fold, n_folds) * s * centred
-    return np.stack([shared, centred**2 - shared - y, y])
+    rest = centred**2 - shared
+    return np.stack([shared, rest - y, y] if spikes else [shared, rest, np.full_like(y, np.nan)])
 
 
 def _reconstructed(
     model: Imputer,
-    alone: Any,
+    alone: PairedWindows,
     s: Array,
     fold: NDArray[np.int64],
     n_folds: int,
@@ -404,9 +327,9 @@ def _reconstructed(
     name = alone.subjects[0]
     s = _centred(s)
     found = np.zeros(s.shape[1])
-    for held, rest in _split_counts(alone, name, n_folds, rng):
+    for held, rest in _split_counts(alone, n_folds, rng):
         target = _centred(held.sums() * n_folds)
-        r = _centred(model.impute(rest, target=name, source=name).values.sum(axis=2))
+        r = _centred(imputed(model, rest, name, name, len(held.units)).sum(axis=2))
         r -= _slopes(s, r, fold, n_folds) * s
         found += (_slopes(r, target, fold, n_folds) * r * target).mean(axis=0) / n_folds
     return found
@@ -432,40 +355,44 @@ def _slopes(x: Array, y: Array, fold: NDArray[np.int64], n_folds: int) -> Array:
 
 
 def _split_counts(
-    alone: Any, name: Hashable, n_folds: int, rng: np.random.Generator
-) -> list[tuple[TargetWindows, Any]]:
+    alone: PairedWindows, n_folds: int, rng: np.random.Generator
+) -> list[tuple[TargetWindows, PairedWindows]]:
     """Parts of the spikes, each with the windows of all other spikes."""
-    counts = alone.counts[name]
-    values = np.asarray(counts.values)
-    whole = np.rint(values).astype(np.int64)
-    if (whole != values).any() or (whole < 0).any():
-        raise ValueError(
-            f"residuals split spike counts; the activity of {name!r} is not of whole, "
-            "non-negative counts. Pair the counts as binned."
+    parts: list[NDArray[np.int64]] = []
+
+    def draw(_: str, counts: NDArray[Any]) -> NDArray[np.int64]:
+        whole: NDArray[np.int64] = np.rint(counts).astype(np.int64)
+        left = whole
+        for k in range(n_folds):
+            parts.append(rng.binomial(left, 1 / (n_folds - k)))
+            left = left - parts[-1]
+        return whole
+
+    def held_out(part: NDArray[np.int64]) -> tuple[TargetWindows, PairedWindows]:
+        held = alone.changed(lambda _, counts: part)
+        return TargetWindows.of(held, name), alone.changed(
+            lambda _, counts: np.subtract(counts, part)
         )
-    splits = []
-    left = whole
-    for k in range(n_folds):
-        held = rng.binomial(left, 1 / (n_folds - k))
-        left = left - held
-        part = replace(alone, counts={name: counts.copy(data=held)})
-        rest = replace(alone, counts={name: counts.copy(data=whole - held)})
-        splits.append((TargetWindows.of(part, str(name)), rest))
-    return splits
+
+    (name,) = alone.subjects
+    alone = alone.changed(draw)
+    return [held_out(part) for part in parts]
 
 
 def _information(
-    model: Imputer, train: Any, test: Any, name: str, n_permutations: int, rng: np.random.Generator
+    model: Imputer,
+    train: PairedWindows,
+    test: PairedWindows,
+    name: str,
+    by: str,
+    n_permutations: int,
+    rng: np.random.Generator,
 ) -> tuple[dict[str, Array], float]:
     """Balanced accuracy (level) of the condition from counts and from residuals, and chance."""
-    seen, held = (TargetWindows.of(part.select([name]), name) for part in (train, test))
-    if len(shared := np.intersect1d(seen.trial_ids, held.trial_ids)):
-        raise ValueError(
-            f"trials {shared[:5].tolist()} of subject {name!r} are in both parts. Split by "
-            "trial before pairing, as PairedWindows.split does."
-        )
+    seen, held = (TargetWindows.of(part.select([name]), name, by=by) for part in (train, test))
+    require_conditions(name, by, seen.condition, "residuals")
     others = train.select([other for other in train.subjects if other != name])
-    predicted = model.impute(others, target=name).values.sum(axis=2)
+    predicted = imputed(model, others, name, None, len(seen.units)).sum(axis=2)
     counts = seen.sums(), held.sums()
     scale = counts[0].std(axis=0)
     scale[scale == 0] = 1.0
@@ -475,17 +402,33 @@ def _information(
         x, held_x = (values / scale for values in counts)
         if key == "residual":
             x, held_x = x - x @ axes @ axes.T, held_x - held_x @ axes @ axes.T
-        known = classifier(C=1e-3).fit(x, seen.condition)
+        known = Classifier(C=1e-3).fit(x, seen.condition)
         windows = Windows(
             held_x, held.condition, held.time, held.trial, held.trial_ids, held.trial_condition
         )
-        votes = tally(log_probabilities(known, held_x), windows)[:, None]
+        votes = tally(known.log_probabilities(held_x), windows)[:, None]
         truth = held.trial_condition[:, None] == known.classes_
         found[key] = np.asarray(balanced_accuracy(truth[None], votes)[0, :, 0])
     if n_permutations:
-        permuted = np.stack([truth[rng.permutation(len(truth))] for _ in range(n_permutations)])
-        found["null"] = np.asarray(balanced_accuracy(permuted, votes)[:, :, 0])
+        session = SessionOrder.of(seen.trial_ids, held.trial_ids, seen.onset, held.onset)
+        labels = session.sorted(seen.trial_condition, held.trial_condition)
+        codes = np.searchsorted(known.classes_, labels)
+        order = orders_of(train.attrs, by).get(name) or label_order(labels)
+        null = null_labels(codes, session.held_out, order.kind, n_permutations, rng)
+        drawn = np.eye(len(known.classes_))[session.back(null.labels)]
+        scores = balanced_accuracy(drawn, votes)[:, :, 0]
+        found["p"] = null.p(found["residual"], scores)
+        if order.kind == "confounded":
+            found["p"] = np.full(len(LEVELS), np.nan)
+        found["null"] = _as_many(scores, n_permutations, null, rng)
     return found, 1 / len(known.classes_)
+
+
+def _as_many(scores: Array, n: int, null: Null, rng: np.random.Generator) -> Array:
+    """Give `n` draws also where all labellings are fewer, so that subjects fit in one array."""
+    if len(scores) == n and not null.complete:
+        return scores
+    return np.asarray(scores[rng.integers(len(scores), size=n)])
 
 
 def _predicted_axes(predicted: Array) -> Array:

@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import silhouette_score
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
-from neuroshare.analysis.inference import (
-    bootstrap,
-    draw_subjects,
-    interval,
-    p_value,
-    pair_means,
-    sign_flip,
-    subject_means,
+from neuroshare.analysis.classification import (
+    LEVELS,
+    Classifier,
+    Windows,
+    accuracy_by_time,
+    answers,
+    balanced_accuracy,
+    classifier_of_all,
+    tally,
+    windows_by_subject,
 )
+from neuroshare.analysis.inference import (
+    animal_interval,
+    bootstrap,
+    known_mean,
+    names_of,
+    of_shares,
+    over_animals,
+    pair_interval,
+    pairs_of_animals,
+    recall_interval,
+    recall_noise,
+    sign_flip,
+    too_few,
+)
+from neuroshare.analysis.inputs import (
+    animals_of,
+    require_apart,
+    require_conditions,
+    require_latents,
+    require_samples,
+)
+from neuroshare.analysis.nulls import (
+    HowNull,
+    Null,
+    draws_of_means,
+    null_labels,
+    orders_of,
+)
+from neuroshare.support.checks import require, require_number, require_one_of
+from neuroshare.windows.order import Kind, LabelOrder, label_order
 
 Array = NDArray[np.float64]
-LEVELS = ("window", "trial")
 
 
 def separation(
@@ -36,14 +66,18 @@ def separation(
     n_bootstraps: int = 0,
     seed: int = 0,
     *,
+    null: HowNull = "auto",
+    animal: Mapping[str, str] | None = None,
+    pooled: bool = True,
     C: float = 1.0,
 ) -> xr.Dataset:
     """Decode the condition from latents: within each subject, and across subjects.
 
     A multinomial logistic regression (standardised latents, balanced classes) is fitted on
     the training windows of a source subject and scored on the held-out windows of every target:
-    ``own`` where they are the same animal, ``cross`` where they are not. Only `cross` shows that
-    the latent space is shared.
+    ``own`` where they are the same subject, ``cross`` where they are not, ``pooled`` where the
+    classifier is fitted on the windows of all other animals together. Only `cross` and `pooled`
+    show that the latent space is shared.
 
     Parameters
     ----------
@@ -51,15 +85,26 @@ def separation(
         Latents (subject, window, latent) as `transform` returns them, with coordinates `by` and
         ``time`` (window) and ``trial`` (subject, window). NaN where a subject is absent: those
         windows are left out. A window that occurs again because its partners differ counts once,
-        with its latents averaged.
+        with its latents averaged. Times of the trials in the session are taken from ``onset``
+        (subject, window) where it is there, else the order of trial ids is that of the session.
     by
-        Coordinate of the condition; None takes ``attrs["by"]``.
+        Coordinate of the condition, (window) or (subject, window): also another trial column than
+        the one that paired. None takes ``attrs["by"]``.
     n_permutations
-        Permutations of the null; 0 leaves it out.
+        Draws of the null; 0 leaves it out.
     n_bootstraps
-        Bootstrap samples of the intervals; 0 leaves them out.
+        Bootstrap samples of held-out trials, for intervals of differences between models; 0 leaves
+        them out.
     seed
-        Seed of permutations and bootstrap.
+        Seed of null and bootstrap.
+    null
+        How labels of held-out trials are drawn. ``"auto"`` asks the order of each subject's labels;
+        ``"shuffle"`` permutes them between trials, ``"order"`` keeps their order in any case.
+    animal
+        Subject -> animal, where several subjects are sessions of one animal; by default the
+        coordinate ``animal`` (subject), or else every subject is an animal of its own.
+    pooled
+        Fit the classifiers of all other animals together too.
     C
         Inverse strength of the classifier's penalty. The default suits a few latents; hundreds of
         raw counts want about 0.001.
@@ -67,23 +112,33 @@ def separation(
     Returns
     -------
     Dataset
-        - ``own`` (level, subject), ``cross`` (level, source, target; NaN on the diagonal):
-          balanced accuracy per window, and per trial (log-probabilities summed over its windows);
-          ``mean_own``, ``mean_cross`` (level) are their means, ``chance`` is 1 / conditions.
-        - ``n_conditions`` (source, target): where a subject lacks conditions, a pair is scored on
-          those that its source was taught and its target was shown.
+        - ``own`` (level, subject), ``cross`` (level, source, target; NaN on the diagonal),
+          ``pooled`` (level, target): balanced accuracy per window, and per trial
+          (log-probabilities summed over its windows).
+        - ``mean_own``, ``mean_cross``, ``mean_pooled`` (level): means over animals, and over pairs
+          of different animals. Where animals have several sessions, ``cross_within`` (level,
+          animal) and ``mean_cross_within`` are of different sessions of one animal.
+        - ``own_interval``, ``cross_interval``, ``pooled_interval`` (bound, ...): 95 %, from the
+          number of held-out trials (Wilson). ``mean_..._interval`` (bound, level): 95 %, from the
+          differences between animals; NaN with fewer than three.
+        - ``chance_own`` (subject), ``chance_cross`` (source, target), ``chance_pooled`` (target):
+          1 / the conditions that a classifier was taught and its target was shown, which are the
+          only ones it may answer; NaN, and no score, where there is but one. ``chance`` is the mean
+          of `chance_own`, ``chance_mean_own`` and so on those of the means, of the same pairs of
+          animals; ``n_conditions`` (source, target) their number.
         - ``confusion`` (source, target, condition, predicted): held-out trials.
         - ``time_course`` (source, target, time): balanced accuracy of windows by their time.
         - ``silhouette`` (subject): of the held-out windows by condition.
-        - ``p_sign_flip_own``, ``p_sign_flip_cross`` (level): sign-flip test over (target)
-          subjects; attribute ``statement`` says what p can be reached.
-        - with permutations: ``p_own``, ``p_cross``, ``p_mean_own``, ``p_mean_cross`` and the
-          ``null_`` of each (permutation, ...).
-        - with bootstrap: ``own_interval``, ``cross_interval``, ``mean_own_interval``,
-          ``mean_cross_interval`` (bound, ...), 95 %, and ``sample_mean_own``,
-          ``sample_mean_cross`` (sample, level), the samples of the means: with the same seed and
-          held-out trials those of two models are paired, so that their differences have an
-          interval too.
+        - ``p_sign_flip_own``, ``p_sign_flip_cross``, ``p_sign_flip_pooled`` (level): sign-flip test
+          over (target) animals that accuracy is above chance.
+        - with permutations: ``p_`` and ``null_`` (permutation, ...) of each score and each mean;
+          ``p_floor`` and ``n_labellings`` (subject): below which no p of a subject can be, and in
+          how many ways its held-out trials can be labelled.
+        - with bootstrap: ``sample_own``, ``sample_cross``, ``sample_pooled`` (sample, ...): with
+          one seed and the same held-out trials those of two models are paired.
+
+        Attributes: ``null`` says how labels were drawn and ``null_reason`` why, ``statement`` what
+        p can be reached, ``warnings`` (JSON, a list of sentences) what numbers do not hold.
 
     Raises
     ------
@@ -91,18 +146,28 @@ def separation(
         If the arrays lack dims or coordinates, subjects or latents differ between them, a held-out
         condition was not seen in training, or a trial occurs in both.
 
+    Warns
+    -----
+    UserWarning
+        If latents are joint, if a condition cannot be told from the time in the session, or if
+        labels come in runs and trials were split at random.
+
     Notes
     -----
-    The null permutes the conditions of whole held-out trials within each target subject and keeps
-    the classifiers: they were fitted on other trials, so under the hypothesis that a subject's
-    latents do not depend on its conditions the labels of its held-out trials are exchangeable, and
-    the test is exact without any refit. All sources of one target see the same permutation, which
-    gives the null of the means. Latents of one subject must then not depend on its partners, which
-    share its condition by construction: for joint posteriors (a product or mixture over subjects)
-    use the re-pairing null, ``repair(seed, shuffle_conditions=True)`` and refit.
+    The null draws the labels of held-out trials anew and keeps encoders and classifiers, which were
+    fitted on other trials. Labels in random order are permuted between the held-out trials of a
+    subject; labels in short runs are rotated within every held-out stretch of the session; in few
+    long runs they are permuted between held-out runs. Under the hypothesis that latents do not
+    depend on the condition such labels are as good as the observed ones, also where activity
+    drifts. All sources of one target see the same draw, which gives the null of the means. A
+    condition that occurs in one run only cannot be told from time: there is no p. Where no more
+    than 5000 labellings are possible, all are taken and p is exact.
 
-    The bootstrap draws held-out trials within subject and condition; for the means it first draws
-    subjects. The classifiers stay, so intervals do not hold the variability of the training part.
+    Latents of one subject must not depend on its partners, which share its condition by
+    construction: joint latents get no p. `compare` (``n_repairings=``) tests them.
+
+    Classifiers stay as they are, so no interval holds the variability of the training part. That of
+    a mean over pairs leaves out one animal at a time.
 
     To score a control stretch before the stimulus, give the latents of its windows to both parts.
 
@@ -121,9 +186,14 @@ def separation(
     >>> scores.cross.sel(level="trial", source="mitt", target="stella").item()
     1.0
     """
-    by = _pairing_column(train_latents, by)
-    train = _windows(train_latents, by)
-    test = _windows(test_latents, by)
+    require_samples("separation", seed, n_permutations, n_bootstraps)
+    require_number(C, "C", "separation", 0, open_=True)
+    require_one_of(null, "null", "separation", ("auto", "shuffle", "order"))
+    require(isinstance(pooled, bool), "pooled", "separation", "True or False", pooled)
+    train_latents, by = require_latents(train_latents, "train_latents", "separation", by)
+    test_latents, _ = require_latents(test_latents, "test_latents", "separation", by)
+    train = windows_by_subject(train_latents, by)
+    test = windows_by_subject(test_latents, by)
     subjects = list(train)
     n_latents = train_latents.sizes["latent"]
     if set(test) != set(subjects) or n_latents != test_latents.sizes["latent"]:
@@ -134,250 +204,351 @@ def separation(
     # The classifiers know every training condition, also one that no held-out trial has.
     known = np.unique(np.concatenate([part.condition for part in train.values()]))
     for name in subjects:
-        _check_parts(name, by, train[name], test[name])
+        require_apart(name, train[name].trial_ids, test[name].trial_ids)
         unseen = sorted(set(test[name].condition.tolist()) - set(train[name].condition.tolist()))
         if unseen:
             raise ValueError(
                 f"subject {name!r}: held-out {by} {unseen} unseen in its training windows. "
-                "Leave these conditions out of both parts."
+                "Leave these conditions out of both parts, or separate by another column (by=...)."
             )
-        if len(np.unique(train[name].condition)) < 2:
-            raise ValueError(
-                f"separation needs two conditions or more of {by!r} in subject {name!r}; its "
-                f"training windows have {np.unique(train[name].condition).tolist()}."
-            )
-    taught = np.stack([np.isin(known, train[name].condition) for name in subjects])
-    if len(known) < 2:
-        raise ValueError(f"separation needs two conditions or more; {by!r} has {known.tolist()}.")
+        require_conditions(name, by, train[name].condition, "separation")
+    animals = _animals(train_latents, animal, subjects)
+    joint = bool(train_latents.attrs.get("joint") or test_latents.attrs.get("joint"))
+    told: list[str] = []
 
-    classifiers = {name: classifier(C).fit(part.z, part.condition) for name, part in train.items()}
+    several = pooled and len(set(animals)) > 1
+    taught = [np.isin(known, train[name].condition) for name in subjects]
+    shown = [taught[t] | np.isin(known, test[name].condition) for t, name in enumerate(subjects)]
+    own_known = [Classifier(C).fit(train[name].z, train[name].condition) for name in subjects]
     times = np.unique(np.concatenate([part.time for part in test.values()]))
     n, n_known = len(subjects), len(known)
-    accuracy = np.empty((len(LEVELS), n, n))
+    n_sources = n + several  # the last one is all other animals together
+    n_conditions = np.zeros((n_sources, n), dtype=int)
+    accuracy = np.full((len(LEVELS), n_sources, n), np.nan)
+    bounds = np.full((2, *accuracy.shape), np.nan)
+    noise = np.full(accuracy.shape, np.nan)
     confusion = np.zeros((n, n, n_known, n_known), dtype=int)
     time_course = np.full((n, n, len(times)), np.nan)
-    null = np.empty((n_permutations, len(LEVELS), n, n))
-    boot = np.empty((n_bootstraps, len(LEVELS), n, n))
+    drawn_scores: list[Array] = []
+    nulls: list[Null] = []
+    orders: list[LabelOrder] = []
+    kinds: list[Kind] = []
+    known_orders = orders_of(train_latents.attrs, by)
+    boot = np.empty((n_bootstraps, *accuracy.shape))
     seeds = np.random.SeedSequence(seed).spawn(n)
     for t, name in enumerate(subjects):
         part = test[name]
-        tallies, by_time = [], []
-        for source in subjects:
-            log_p = np.full((len(part.z), n_known), -np.inf)
-            taught_here = np.isin(known, classifiers[source].classes_)
-            log_p[:, taught_here] = log_probabilities(classifiers[source], part.z)
+        classifiers = list(own_known)
+        if several:
+            others = [s for s in range(n) if animals[s] != animals[t]]
+            classifiers.append(
+                classifier_of_all(others, own_known, [train[subjects[s]] for s in others], C)
+            )
+        allowed = np.stack([np.isin(known, one.classes_) & shown[t] for one in classifiers])
+        n_conditions[:, t] = allowed.sum(axis=1)
+        tallies = []
+        for s, one in enumerate(classifiers):
+            log_p = answers(one, part.z, known, allowed[s])
             tallies.append(tally(log_p, part))
-            by_time.append(_hits_by_time(log_p, part, known, times))
+            if s < n:
+                time_course[s, t] = accuracy_by_time(log_p, part, known, times)
         votes = np.stack(tallies, axis=1)  # (level, source, trial, predicted)
         truth = part.trial_condition[:, None] == known  # (trial, condition)
-        accuracy[:, :, t] = balanced_accuracy(truth[None], votes, taught)[0]
-        confusion[:, t] = np.einsum("ic,sik->sck", truth, votes[1]).astype(int)
-        time_course[:, t] = np.stack(by_time)
+        scored = np.where(n_conditions[:, t] > 1, 1.0, np.nan)  # one condition tells nothing
+        accuracy[:, :, t] = balanced_accuracy(truth[None], votes, allowed)[0] * scored
+        confusion[:, t] = np.einsum("ic,sik->sck", truth, votes[1, :n]).astype(int)
+        # Windows of a trial are no samples: each trial counts once, with the share that is right.
+        share = votes / np.maximum(votes.sum(axis=3, keepdims=True), 1)
+        hits = np.einsum("ic,lsic->lsc", truth, share) * allowed
+        trials = truth.sum(axis=0) * allowed
+        bounds[..., t] = recall_interval(hits, trials[None]) * scored
+        noise[..., t] = recall_noise(hits, trials[None]) * scored
         rng = np.random.default_rng(seeds[t])
         if n_permutations:
-            permuted = np.stack([truth[rng.permutation(len(truth))] for _ in range(n_permutations)])
-            null[:, :, :, t] = balanced_accuracy(permuted, votes, taught)
+            session = train[name].in_session(part)
+            labels = session.sorted(train[name].trial_condition, part.trial_condition)
+            # That of the whole session, where it is known: a part may look otherwise.
+            orders.append(known_orders.get(name) or label_order(labels))
+            kinds.append(_kind(orders[-1].kind, null))
+            codes = np.searchsorted(known, labels)
+            nulls.append(null_labels(codes, session.held_out, kinds[-1], n_permutations, rng))
+            permuted = np.eye(n_known)[session.back(nulls[-1].labels)]
+            drawn_scores.append(balanced_accuracy(permuted, votes, allowed) * scored)
         if n_bootstraps:
             # Not from the same stream, so that the samples do not depend on the permutations.
             own_seed = int(seeds[t].generate_state(1)[0])
             drawn = bootstrap(len(truth), part.trial_condition, n_bootstraps, own_seed)
-            boot[:, :, :, t] = balanced_accuracy(truth * drawn[:, :, None], votes, taught)
+            weights = truth * drawn[:, :, None]
+            boot[..., t] = balanced_accuracy(weights, votes, allowed) * scored
 
-    scores = xr.Dataset(
-        {
-            "chance": 1 / n_known,
-            "n_conditions": (("source", "target"), _n_scored(taught, test, known)),
-            "confusion": (("source", "target", "condition", "predicted"), confusion),
-            "time_course": (("source", "target", "time"), time_course),
-            "silhouette": ("subject", [_silhouette(test[name]) for name in subjects]),
-        },
-        coords={
-            "level": list(LEVELS),
-            "subject": subjects,
-            "source": subjects,
-            "target": subjects,
-            "condition": known,
-            "predicted": known,
-            "time": times,
-        },
-        attrs={"by": by, "n_permutations": n_permutations, "n_bootstraps": n_bootstraps},
-    )
-    labelled = _own_and_cross(accuracy[None], scores)
-    scores = scores.merge({name: array.isel(draw=0) for name, array in labelled.items()})
-    for kind, over in (("own", "subject"), ("cross", "target")):
-        per_subject = scores[kind] if kind == "own" else _mean(scores[kind], "source")
-        tested = [sign_flip(per_subject.sel(level=lv) - scores.chance) for lv in LEVELS]
-        scores[f"p_sign_flip_{kind}"] = ("level", [p for p, _ in tested])
-        scores.attrs["statement"] = sign_flip(np.zeros(per_subject.sizes[over]))[1]
+    chance = np.where(n_conditions > 1, 1 / np.maximum(n_conditions, 1), np.nan)
+    coords = {
+        "level": list(LEVELS),
+        "subject": subjects,
+        "source": subjects,
+        "target": subjects,
+        "condition": known,
+        "predicted": known,
+        "time": times,
+        "bound": ["low", "high"],
+        "subject_animal": ("subject", animals),
+    }
+    names = names_of(animals)
+    if len(names) < n:
+        coords["animal"] = names
+    found: dict[str, tuple[Any, Any]] = {
+        "chance": ((), known_mean(np.diagonal(chance))),
+        "n_conditions": (("source", "target"), n_conditions[:n]),
+        "confusion": (("source", "target", "condition", "predicted"), confusion),
+        "time_course": (("source", "target", "time"), time_course),
+        "silhouette": (("subject",), [_silhouette(test[name]) for name in subjects]),
+    }
+    for name, values in _scores(chance, animals).items():
+        if not name.endswith("cross_within"):
+            found[f"chance_{name}"] = (DIMS[name], values)
+    means = _scores(accuracy, animals)
+    ends = _scores(bounds, animals)
+    for name, values in means.items():
+        found[name] = (("level", *DIMS[name]), values)
+        if not name.startswith("mean") and name != "cross_within":
+            found[f"{name}_interval"] = (("bound", "level", *DIMS[name]), ends[name])
+    for name, values in mean_intervals(accuracy, noise, animals).items():
+        found[f"{name}_interval"] = (("bound", "level"), of_shares(values))
+
+    above = _scores(accuracy - chance, animals)
+    for name in KINDS[: 2 + several]:
+        per_animal = _per_animal(above[name], animals)
+        p = [np.nan if joint else sign_flip(values)[0] for values in per_animal]
+        found[f"p_sign_flip_{name}"] = (("level",), p)
+    statement = sign_flip(np.zeros(len(names)))[1]
+    if len(names) < n:
+        statement = statement.replace("subject", "animal", 1)
+        statement = statement.replace(" a one-sided", f" ({n} sessions) a one-sided", 1)
+    attrs: dict[str, Any] = {"by": by}
+    attrs |= {"n_permutations": n_permutations, "n_bootstraps": n_bootstraps}
     if n_permutations:
-        scores.attrs["statement"] += (
-            f" {n_permutations} permutations cannot give p below 1/{n_permutations + 1}."
-        )
-        for name, array in _own_and_cross(null, scores).items():
-            scores[f"null_{name}"] = array.rename(draw="permutation")
-            scores[f"p_{name}"] = (array.dims[1:], p_value(scores[name], array))
-    if n_bootstraps:
-        for name, array in _own_and_cross(boot, scores).items():
-            if not name.startswith("mean"):
-                scores[f"{name}_interval"] = interval(array, "draw")
-        chosen = draw_subjects(n, n_bootstraps, seed)
-        own = np.diagonal(boot, axis1=2, axis2=3)
-        for name, values in (
-            ("mean_own", subject_means(own, chosen)),
-            ("mean_cross", pair_means(boot, chosen)),
-        ):
-            samples = xr.DataArray(values, dims=("sample", "level"), coords={"level": list(LEVELS)})
-            scores[f"sample_{name}"] = samples
-            scores[f"{name}_interval"] = interval(samples)
-    return scores
+        none = np.array([joint or kind == "confounded" for kind in kinds])
+        found |= _tested(accuracy, drawn_scores, nulls, none, animals, seed, n_permutations)
+        statement += _reachable(subjects, nulls, none, n_permutations)
+        attrs["null"] = _alike(subjects, [one.how for one in nulls])
+        reasons = [
+            order.sentence(name, by) + _asked(null, order.kind, kind)
+            for name, order, kind in zip(subjects, orders, kinds, strict=True)
+        ]
+        attrs["null_reason"] = " ".join(reasons)
+        told += _cautions(subjects, by, kinds, reasons, nulls)
+    for name, values in _scores(boot, animals).items() if n_bootstraps else ():
+        if not name.startswith("mean") and name != "cross_within":
+            found[f"sample_{name}"] = (("sample", "level", *DIMS[name]), values)
+    told = [JOINT, *told] if joint else told
+    for sentence in told if n_permutations else ():
+        warnings.warn(sentence, stacklevel=2)
+    attrs["statement"] = statement
+    attrs["warnings"] = json.dumps([*told, *filter(None, [too_few(len(names))])])
+    return xr.Dataset(found, coords=coords, attrs=attrs)
 
 
-def classifier(C: float = 1.0) -> Pipeline:
-    """Multinomial logistic regression on standardised features, with balanced classes."""
-    return make_pipeline(
-        StandardScaler(), LogisticRegression(C=C, class_weight="balanced", max_iter=2000)
-    )
+KINDS = ("own", "cross", "pooled")
+DIMS: dict[str, tuple[str, ...]] = {
+    "own": ("subject",),
+    "cross": ("source", "target"),
+    "pooled": ("target",),
+    "cross_within": ("animal",),
+    **{f"mean_{name}": () for name in (*KINDS, "cross_within")},
+}
+"""Dims of each score besides level."""
+JOINT = (
+    "These latents are joint: those of one subject also see the spikes of its partners, which "
+    "share its condition by construction. No p is given. Use transform(joint=False), or "
+    "compare(n_repairings=...)."
+)
 
 
-def log_probabilities(known: Pipeline, z: NDArray[Any]) -> Array:
-    """Log-probabilities (window, condition), finite also where the classifier is certain."""
-    decision = known.decision_function(z)
-    if decision.ndim == 1:  # two conditions
-        decision = np.stack([np.zeros_like(decision), decision], axis=1)
-    return np.asarray(log_softmax(decision, axis=1))
-
-
-@dataclass(frozen=True)
-class Windows:
-    """One subject's windows, each (trial, time) once."""
-
-    z: Array  # (window, latent)
-    condition: NDArray[Any]  # (window,)
-    time: Array  # (window,)
-    trial: NDArray[np.int64]  # (window,) position in trial_ids
-    trial_ids: NDArray[Any]
-    trial_condition: NDArray[Any]  # (trial,)
-
-
-def _pairing_column(latents: xr.DataArray, by: str | None) -> str:
-    if not isinstance(latents, xr.DataArray):
-        raise TypeError(f"expected latents as a DataArray, got {type(latents).__name__}.")
-    by = latents.attrs.get("by") if by is None else by
-    if by is None:
-        raise ValueError("latents name no condition in attrs['by']; give by='...'.")
-    return by
-
-
-def _windows(latents: xr.DataArray, by: str) -> dict[str, Windows]:
-    """Check the labels of latents, and part them by subject."""
-    missing = {"subject", "window", "latent"} - set(latents.dims)
-    lacking = {by, "time", "trial"} - set(latents.coords)
-    if missing or lacking:
+def _animals(
+    latents: xr.DataArray, animal: Mapping[str, str] | None, subjects: Sequence[str]
+) -> list[str]:
+    """Animal of each subject."""
+    if animal is None:
+        given = latents.coords.get("animal")
+        return animals_of(subjects, None if given is None else given.values)
+    unknown = sorted(set(animal) - set(subjects)) if isinstance(animal, Mapping) else [animal]
+    if unknown:
         raise ValueError(
-            f"expected latents with dims (subject, window, latent) and coordinates {by!r}, 'time' "
-            f"and 'trial'; missing: {sorted(missing | lacking)}. Found dims {latents.dims}, "
-            f"coordinates {list(latents.coords)}."
+            f"The 'animal' parameter of separation must map subjects among {list(subjects)} to "
+            f"animals. Got {unknown}."
         )
-    latents = latents.transpose("subject", "window", "latent")
-    trial = latents.coords["trial"].transpose("subject", "window").values
-    condition = np.asarray(latents.coords[by].values)
-    time = np.asarray(latents.coords["time"].values, float).round(9)
-    parts = {}
-    for index, name in enumerate(latents.coords["subject"].values.tolist()):
-        z = np.asarray(latents.values[index], float)
-        there = ~np.isnan(z).any(axis=1)
-        if not there.any():
-            raise ValueError(f"subject {name!r} is absent from every window. Leave it out.")
-        if np.isinf(z).any():
-            raise ValueError(
-                f"subject {name!r}: expected finite latents, or NaN in windows without it, got "
-                "infinite ones. Fit again with a smaller learning rate (lr)."
-            )
-        parts[str(name)] = _once(z[there], trial[index][there], condition[there], time[there], by)
-    return parts
+    return [str(animal.get(name, name)) for name in subjects]
 
 
-def _once(z: Array, trial: NDArray[Any], condition: NDArray[Any], time: Array, by: str) -> Windows:
-    ids, first, position = np.unique(trial, return_index=True, return_inverse=True)
-    of_trial = condition[first]
-    if not (of_trial[position] == condition).all():
-        double = ids[np.unique(position[of_trial[position] != condition])].tolist()
-        raise ValueError(f"trials {double[:5]} occur with several values of {by!r}; expected one.")
-    times, tick = np.unique(time, return_inverse=True)
-    cells, index, n = np.unique(
-        position * len(times) + tick, return_inverse=True, return_counts=True
-    )
-    total = np.zeros((len(cells), z.shape[1]))
-    np.add.at(total, index, z)
-    position = cells // len(times)
-    return Windows(
-        z=total / n[:, None],
-        condition=of_trial[position],
-        time=times[cells % len(times)],
-        trial=position,
-        trial_ids=ids,
-        trial_condition=of_trial,
-    )
+def _kind(found: Kind, null: HowNull) -> Kind:
+    """How labels are exchanged."""
+    if null == "shuffle":
+        return "interleaved"
+    return "clumped" if null == "order" and found == "interleaved" else found
 
 
-def _check_parts(name: str, by: str, train: Windows, test: Windows) -> None:
-    shared = np.intersect1d(train.trial_ids, test.trial_ids)
-    if len(shared):
-        raise ValueError(
-            f"trials {shared[:5].tolist()}{' ...' if len(shared) > 5 else ''} of subject {name!r} "
-            "are in both parts: overlapping windows of one trial would count as evidence. Split "
-            "by trial before pairing, as PairedWindows.split does."
-        )
+def _asked(null: HowNull, found: Kind, kind: Kind) -> str:
+    """Say that the order of labels would have been treated otherwise."""
+    if found == kind:
+        return ""
+    how = "Shuffled" if null == "shuffle" else "Kept in order"
+    return f" {how} all the same, as asked for (null={null!r})."
 
 
-def tally(log_p: Array, part: Windows) -> Array:
-    """How many windows, and whole trials, of each trial go to each condition."""
-    n_trials, n_conditions = len(part.trial_ids), log_p.shape[1]
-    votes = np.zeros((len(LEVELS), n_trials, n_conditions))
-    np.add.at(votes[0], (part.trial, log_p.argmax(axis=1)), 1)
-    summed = np.zeros((n_trials, n_conditions))
-    np.add.at(summed, part.trial, log_p)
-    votes[1, np.arange(n_trials), summed.argmax(axis=1)] = 1
-    return votes
+def _scores(pairs: Array, animals: Sequence[str]) -> dict[str, Array]:
+    """Scores by name from those of all pairs, (..., source, target), and their means.
 
-
-def balanced_accuracy(
-    truth: NDArray[Any], votes: Array, taught: NDArray[np.bool_] | None = None
-) -> Array:
-    """Mean recall over conditions, (draw, level, source).
-
-    `truth` (draw, trial, condition) are weights: labels, permuted or drawn again. Conditions
-    without held-out trials are left out, and so are those that a source was not `taught` (source,
-    condition): nobody can name what they never saw.
+    There may be one source more than there are targets: all other animals together.
     """
-    hits = np.einsum("dic,lsic->dlsc", truth, votes, optimize=True)
-    total = np.einsum("dic,lsi->dlsc", truth, votes.sum(axis=3), optimize=True)
-    if taught is not None:
-        total = total * taught
-    recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
-    n = (total > 0).sum(axis=3)
-    return np.where(n > 0, recall.sum(axis=3) / np.maximum(n, 1), np.nan)
+    n = len(animals)
+    own = np.diagonal(pairs[..., :n, :], axis1=-2, axis2=-1)
+    cross = np.where(np.eye(n, dtype=bool), np.nan, pairs[..., :n, :])
+    between, within = pairs_of_animals(cross, animals)
+    found = {
+        "own": own,
+        "cross": cross,
+        "mean_own": known_mean(over_animals(own, animals), -1),
+        "mean_cross": known_mean(between, (-2, -1)),
+    }
+    if pairs.shape[-2] > n:
+        found["pooled"] = pairs[..., n, :]
+        found["mean_pooled"] = known_mean(over_animals(found["pooled"], animals), -1)
+    if len(names_of(animals)) < n:
+        found["cross_within"] = within
+        found["mean_cross_within"] = known_mean(within, -1)
+    return found
 
 
-def _n_scored(
-    taught: NDArray[np.bool_], test: dict[str, Windows], known: NDArray[Any]
-) -> NDArray[np.int64]:
-    """How many conditions a pair is scored on: taught by the source, held out in the target."""
-    held_out = np.stack([np.isin(known, part.condition) for part in test.values()])
-    return np.asarray((taught[:, None] & held_out[None]).sum(axis=2))
+def _per_animal(values: Array, animals: Sequence[str]) -> Array:
+    """Values (level, subject) or (level, source, target) as one of each (target) animal."""
+    if values.ndim == 2:
+        return over_animals(values, animals)
+    return known_mean(pairs_of_animals(values, animals)[0], -2)
 
 
-def _hits_by_time(log_p: Array, part: Windows, known: NDArray[Any], times: Array) -> Array:
-    """Balanced accuracy of the windows at each time; NaN where there are none."""
-    truth = (part.condition[:, None] == known) & np.isfinite(log_p).any(axis=0)
-    hit = known[log_p.argmax(axis=1)] == part.condition
-    at = np.searchsorted(times, part.time)
-    hits, total = np.zeros((len(times), len(known))), np.zeros((len(times), len(known)))
-    np.add.at(hits, at, truth * hit[:, None])
-    np.add.at(total, at, truth)
-    recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
-    n = (total > 0).sum(axis=1)
-    return np.where(n > 0, recall.sum(axis=1) / np.maximum(n, 1), np.nan)
+def all_pairs(scores: xr.Dataset, prefix: str = "") -> Array:
+    """Scores (..., level, source, target) of all pairs, own ones on the diagonal.
+
+    The last source is all other animals together; NaN is what `scores` does not hold. With `prefix`
+    ``"sample_"`` those of bootstrap samples.
+    """
+    own = scores[f"{prefix}own"].values
+    n = own.shape[-1]
+    pairs = np.full((*own.shape[:-1], n + 1, n), np.nan)
+    if f"{prefix}cross" in scores:
+        pairs[..., :n, :] = scores[f"{prefix}cross"].values
+    if f"{prefix}pooled" in scores:
+        pairs[..., n, :] = scores[f"{prefix}pooled"].values
+    pairs[..., np.arange(n), np.arange(n)] = own
+    return pairs
+
+
+def mean_intervals(pairs: Array, noise: Array | None, animals: Sequence[str]) -> dict[str, Array]:
+    """95 % intervals (bound, level) of the means over animals, and over pairs of animals.
+
+    Parameters
+    ----------
+    pairs
+        (level, source, target), and one source more where there are all others together.
+    noise
+        Variance of each from its target's finite trials.
+    animals
+        Of each subject.
+    """
+    scores = _scores(pairs, animals)
+    unsure = None if noise is None else _scores(noise, animals)
+    sessions = np.array([animals.count(name) for name in names_of(animals)])
+    found = {}
+    for kind in KINDS:
+        if kind not in scores:
+            continue
+        # Sessions of an animal have trials of their own; sources of a target share its trials.
+        variance = None if unsure is None else _per_animal(unsure[kind], animals) / sessions
+        ends = []
+        for k in range(len(pairs)):
+            own_noise = None if variance is None else variance[k]
+            if kind == "cross":
+                between = pairs_of_animals(scores[kind][k], animals)[0]
+                ends.append(pair_interval(between, own_noise))
+            else:
+                ends.append(animal_interval(over_animals(scores[kind][k], animals), own_noise))
+        found[f"mean_{kind}"] = np.stack(ends, axis=1)
+    return found
+
+
+def _tested(
+    accuracy: Array,
+    drawn: Sequence[Array],
+    nulls: Sequence[Null],
+    none: NDArray[np.bool_],
+    animals: Sequence[str],
+    seed: int,
+    n: int,
+) -> dict[str, tuple[Any, Any]]:
+    """P of each score and of the means, and their nulls."""
+    p = np.stack([nulls[t].p(accuracy[..., t], scores) for t, scores in enumerate(drawn)], -1)
+    found: dict[str, tuple[Any, Any]] = {}
+    for name, values in _scores(np.where(none, np.nan, p), animals).items():
+        if name in KINDS:
+            found[f"p_{name}"] = (("level", *DIMS[name]), values)
+    which, complete = draws_of_means(nulls, n, np.random.default_rng([seed, len(nulls)]))
+    together = np.stack([scores[which[:, t]] for t, scores in enumerate(drawn)], axis=-1)
+    # A target without a p stays at what was observed: the mean is then a little conservative.
+    every = prod(one.n_distinct for one in nulls)
+    of_means = Null(which, every, complete, "")
+    observed = _scores(accuracy, animals)
+    for name, values in _scores(together, animals).items():
+        if name != "cross_within":
+            found[f"null_{name}"] = (("permutation", "level", *DIMS[name]), values)
+        if name.startswith("mean"):
+            tested = of_means.p(observed[name], values)
+            found[f"p_{name}"] = (("level",), np.where(none.all(), np.nan, tested))
+    floors = np.array([one.floor for one in nulls])
+    found["p_floor"] = (("subject",), np.where(none, np.nan, floors))
+    found["n_labellings"] = (("subject",), [one.n_distinct for one in nulls])
+    return found
+
+
+def _alike(subjects: Sequence[str], texts: Sequence[str]) -> str:
+    """One text if all subjects have the same."""
+    if len(set(texts)) == 1:
+        return texts[0]
+    return "; ".join(f"{name}: {text}" for name, text in zip(subjects, texts, strict=True))
+
+
+def _reachable(
+    subjects: Sequence[str], nulls: Sequence[Null], none: NDArray[np.bool_], n: int
+) -> str:
+    """Say what p the number of labellings, and of permutations, allows."""
+    text = ""
+    for name, one, without in zip(subjects, nulls, none, strict=True):
+        ways, n_trials = one.n_distinct, one.labels.shape[1]
+        if ways < n and not without:
+            text += (
+                f" p of {name} cannot be below 1/{ways:.0f}: its {n_trials} held-out trials can be "
+                f"labelled in {ways:.0f} ways."
+            )
+    return f"{text} {n} permutations cannot give p below 1/{n + 1}."
+
+
+def _cautions(
+    subjects: Sequence[str],
+    by: str,
+    kinds: Sequence[Kind],
+    reasons: Sequence[str],
+    nulls: Sequence[Null],
+) -> list[str]:
+    """Sentences about subjects whose labels follow each other so that numbers do not hold."""
+    told = []
+    for name, kind, reason, one in zip(subjects, kinds, reasons, nulls, strict=True):
+        if kind == "confounded":
+            told.append(f"{reason} No p is given.")
+        elif "whole session" in one.how:
+            told.append(
+                f"{name}: {by} comes in runs and trials were split at random, so accuracies are "
+                "too high. Split with blocks='auto'."
+            )
+    return told
 
 
 def _silhouette(part: Windows) -> float:
@@ -387,30 +558,3 @@ def _silhouette(part: Windows) -> float:
     # Quadratic in windows: a few thousand of them tell as much.
     step = -(-len(part.z) // 4000)
     return float(silhouette_score(part.z[::step], part.condition[::step]))
-
-
-def _own_and_cross(accuracy: Array, scores: xr.Dataset) -> dict[str, xr.DataArray]:
-    """Label accuracies (draw, level, source, target) and average them over subjects."""
-    pairs = xr.DataArray(
-        accuracy,
-        dims=("draw", "level", "source", "target"),
-        coords={name: scores[name] for name in ("level", "source", "target")},
-    )
-    names = scores["subject"].values
-    own = xr.DataArray(
-        np.diagonal(accuracy, axis1=2, axis2=3),
-        dims=("draw", "level", "subject"),
-        coords={"level": scores["level"], "subject": names},
-    )
-    cross = pairs.where(pairs["source"] != pairs["target"])
-    return {
-        "own": own,
-        "cross": cross,
-        "mean_own": own.mean("subject"),
-        "mean_cross": _mean(cross, "source", "target"),
-    }
-
-
-def _mean(array: xr.DataArray, *dims: str) -> xr.DataArray:
-    """Mean over known values; NaN, without a warning, where there are none."""
-    return array.sum(dims, min_count=1) / array.notnull().sum(dims)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from neuroshare.recordings.session import Session
+from neuroshare.recordings.session import Session, event_times
 
 
 def on_session_clock(
@@ -55,11 +55,7 @@ def on_session_clock(
             "Name the one that the session belongs to: subject=..."
         )
     trials = session.trials
-    if align not in trials.columns:
-        raise ValueError(
-            f"{who}: no trial column {align!r} with the times that the windows are aligned to. "
-            f"Found: {', '.join(map(str, trials.columns))}."
-        )
+    event = event_times(trials, align, who)
     if "subject" in values.dims:
         values = values.isel(subject=names.index(subject))
     (other,) = (str(dim) for dim in values.dims if dim != "window")
@@ -68,7 +64,7 @@ def on_session_clock(
     ids = trial.transpose("subject", "window").to_numpy()[names.index(subject), present]
     # As text, because all subjects' ids have one type as soon as those of one are text.
     row = trials.index.map(str).get_indexer(list(map(str, ids)))
-    onset = trials[align].to_numpy(np.float64)[row]
+    onset = event[row]
     unknown = (row < 0) | ~np.isfinite(onset)
     if unknown.any():
         raise ValueError(
@@ -79,7 +75,7 @@ def on_session_clock(
     keys: list[Any] = [row, after]
     once = pd.DataFrame(data[present].astype(np.float64)).groupby(keys).mean()
     row, after = (once.index.get_level_values(level).to_numpy() for level in (0, 1))
-    time = trials[align].to_numpy(np.float64)[row] + after
+    time = event[row] + after
     # Trials may overlap.
     order = np.argsort(time, kind="stable")
     return xr.DataArray(

@@ -3,44 +3,105 @@
 from __future__ import annotations
 
 import os
-import textwrap
+import re
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
-import hdf5plugin  # noqa: F401  (registers the compression filters that NWB files use)
 import numpy as np
 import pandas as pd
-import pynwb
-from hdmf.common import (
-    DynamicTable,
-    DynamicTableRegion,
-    ElementIdentifiers,
-    EnumData,
-    VectorData,
-    VectorIndex,
-)
-from pynwb.epoch import TimeIntervals
-from pynwb.misc import Units
 
-from neuroshare.recordings.intact import require_intact
-from neuroshare.recordings.remote import RemoteFile, file_name, is_remote, open_remote
+from neuroshare.recordings.activity import activity_series, read_activity
+from neuroshare.recordings.behavior import behavior_series, read_behavior
+from neuroshare.recordings.observed import without
+from neuroshare.recordings.remote import file_name
 from neuroshare.recordings.session import Chosen, Session, chosen_rows
-from neuroshare.writing import write_whole
+from neuroshare.recordings.tables import (
+    choose_table,
+    read_table,
+    read_trials,
+    read_units,
+    short_names,
+    trial_tables,
+    unit_tables,
+)
+from neuroshare.recordings.tree import Tree, open_tree
+from neuroshare.support.files import write_whole
+
+if TYPE_CHECKING:
+    import pynwb
+
+_ALWAYS = np.array([[-np.inf, np.inf]])
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What could be chosen from an NWB file, by the names that `read_nwb` takes."""
+
+    trials: tuple[str, ...]
+    """Tables and series of intervals and events."""
+    units: tuple[str, ...]
+    """Tables with spike times, and series of activity with a column per unit."""
+    behavior: tuple[str, ...]
+    """Series of the processing module ``behavior``."""
+
+
+def nwb_contents(path: str | os.PathLike[str], *, check: bool = True) -> Contents:
+    """List the tables and series of an NWB file that can be chosen.
+
+    Parameters
+    ----------
+    path : path or str
+        As `read_nwb` takes it.
+    check : bool
+        As in `read_nwb`.
+
+    Returns
+    -------
+    Contents
+        A name is the last part of a path where no other has it, and else the path.
+
+    Raises
+    ------
+    FileNotFoundError, ConnectionError, ImportError, ValueError
+        As `read_nwb`, as far as they concern the file as such.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroshare import simulate_sessions
+    >>> rat = simulate_sessions({"mitt": 20}, n_trials=2)["mitt"]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     nwb_contents(write_nwb(rat, f"{folder}/mitt.nwb"))
+    Contents(trials=('trials',), units=('units',), behavior=())
+    """
+    with open_tree(path, check) as tree:
+        return Contents(
+            *(
+                tuple(short_names([*found]).values())
+                for found in (
+                    trial_tables(tree),
+                    unit_tables(tree) | activity_series(tree),
+                    behavior_series(tree),
+                )
+            )
+        )
 
 
 def read_nwb(
     path: str | os.PathLike[str],
     subject: str | None = None,
     units: Chosen | None = None,
-    trials: str | None = "trials",
+    trials: str | Sequence[str] | None = "trials",
     *,
+    unit_table: str | None = None,
+    session: str | None = None,
+    behavior: bool = True,
     check: bool = True,
 ) -> Session:
     """Read the sorted units and trials of an NWB file.
@@ -56,10 +117,22 @@ def read_nwb(
         without its suffix where it has none.
     units : sequence of unit ids, boolean mask, callable or str, optional
         Which units to keep; a callable takes the unit table, a text is a pandas query such as
-        ``"brain_area == 'CA1'"``. Default: all.
-    trials : str or None
-        Name of the intervals table that holds the trials (``trials``, ``epochs``, a stimulus
-        table, ...). None reads no trials.
+        ``"brain_area == 'CA1'"``; a column whose name is no word stands between backticks.
+        Default: all.
+    trials : str, sequence of str, or None
+        Name of what holds the trials: an intervals table (``trials``, ``epochs``, a stimulus
+        table, ...), a table or series of events, or epochs of behavior. Where several have the
+        name, the one in ``intervals``, or the one at a path (``processing/behavior/trials``). Of
+        several names the first that the file holds. None reads no trials.
+    unit_table : str, optional
+        Name or path of the table with the spike times, or of a series of activity with a column
+        per unit (RoiResponseSeries). Default: ``units``, or where there is none the only other
+        table; where none has spike times the only series of activity, or the only one of dF/F.
+    session : str, optional
+        Name of the recording session. Default: the session id in the file, or its identifier,
+        if that is no random one.
+    behavior : bool
+        Read the series of the processing module ``behavior``.
     check : bool
         Let another process try an HDF5 file on disk first, about 0.15 s, for damaged bytes can
         end or hang the process that reads them. Remote files and Zarr stores are not tried.
@@ -68,27 +141,33 @@ def read_nwb(
     -------
     Session
         Spike times and trial times in seconds. Columns that hold one value per unit or trial
-        are kept in their order, and lists of words (such as ``tags``) joined by commas;
-        waveforms, electrodes and other references are left out.
+        are kept in their order: lists of words (such as ``tags``) joined by commas, references
+        as names of what they refer to. To the units are added ``location`` and ``group_name`` of
+        their electrodes. ``left_out`` names the columns that hold something else. Where activity
+        was read it is in ``activity`` (time, unit), for `bin_activity`. ``observed``
+        comes from ``obs_intervals`` and ``invalid_times``.
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
+    FileNotFoundError, PermissionError
+        There is no such file, or it may not be read.
     ConnectionError
         A server cannot be reached, or the connection fails on the way.
     ImportError
-        A remote file without remfile, or a Zarr store without hdmf-zarr.
+        A remote file without remfile, or a Zarr store without zarr.
     ValueError
-        Not a readable NWB 2 file, no spike times, a broken index of spike times, no intervals
-        table of the name asked for, a server that serves whole files only.
+        Not a readable NWB 2 file, held by another process, no spike times, a broken index of
+        spike times, no table of the name asked for or several, a server that serves whole files
+        only.
 
     Warns
     -----
     UserWarning
         The file has no ``trials``: the session has none either, and the warning names the
         tables to choose from. The file has no subject id, and `subject` is not given: the
-        session is named after the file.
+        session is named after the file. Rows that cannot be meant are left out, and named: trials
+        that stop before they start or are listed twice, spike times that are NaN or padding.
+        Repeated ids are numbered anew. Of two tables of one name one was taken.
 
     Examples
     --------
@@ -101,34 +180,51 @@ def read_nwb(
     [0, 3]
     """
     name = file_name(path)
-    with _opened(path, check) as nwb:
-        tables = {
-            table.name: table
-            for table in nwb.objects.values()
-            if isinstance(table, TimeIntervals) and table.colnames
-        }
-        if trials not in (None, "trials", *tables):
-            raise ValueError(
-                f"{name}: no intervals table {trials!r}. "
-                f"Found: {', '.join(tables) or 'none'}. Name one of these, or trials=None."
-            )
-        unit_table, spike_times = _units(nwb, name)
-        trial_table = _frame(tables[trials]) if trials in tables else None
-        subject = subject or (nwb.subject.subject_id if nwb.subject is not None else None)
-    if trials == "trials" and trial_table is None:
-        known = f"Its interval tables: {', '.join(tables)}" if tables else "It has no intervals"
-        hint = f"; name one, as in trials={next(iter(tables))!r}" if tables else ""
-        warnings.warn(f"{name}: no trials table. {known}{hint}.", stacklevel=2)
+    wanted = _wanted(trials)
+    with open_tree(path, check) as tree:
+        found = trial_tables(tree)
+        trial_path, warned = _trial_path(found, wanted, name)
+        activity = observed = None
+        spike_times: Sequence[np.ndarray] = ()
+        if _takes_activity(tree, unit_table):
+            activity, table, left_out = read_activity(tree, unit_table, name)
+        else:
+            group, more = _unit_group(tree, unit_table, name)
+            warned += more
+            table, spike_times, observed, left_out, more = read_units(tree, group, name)
+            warned += more
+        trial_table = None
+        if trial_path is not None:
+            trial_table, told, more = read_trials(tree, trial_path, found[trial_path])
+            left_out, warned = [*told, *left_out], [*more, *warned]
+        if activity is None:
+            observed = _less_invalid(tree, observed, len(table))
+        measured, told = read_behavior(tree) if behavior else (None, [])
+        left_out += told
+        subject = subject or tree.text("general/subject/subject_id")
+        session = session or tree.text("general/session_id") or _identifier(tree)
+    if trial_path is None and wanted == ("trials",):
+        names = [*short_names([p for p in found if not p.endswith("/invalid_times")]).values()]
+        known = f"Its interval tables: {', '.join(names)}" if names else "It has no intervals"
+        hint = f"; name one, as in trials={names[0]!r}" if names else ""
+        warned.append(f"no trials table. {known}{hint}.")
     if not subject:
         subject = Path(name.removesuffix(".zarr")).stem
-        warnings.warn(
-            f"{name}: no subject id; the subject is named {subject!r}, after the file.",
-            stacklevel=2,
-        )
-    rows = chosen_rows(unit_table, units, name)
+        warned.append(f"no subject id; the subject is named {subject!r}, after the file.")
+    for sentence in warned:
+        warnings.warn(f"{name}: {sentence}", stacklevel=2)
+    rows = chosen_rows(table, units, name)
     try:
         return Session(
-            subject, [spike_times[row] for row in rows], unit_table.iloc[rows], trial_table
+            subject,
+            [spike_times[row] for row in rows] if activity is None else [],
+            table.iloc[rows],
+            trial_table,
+            session=session,
+            observed=None if observed is None else [observed[row] for row in rows],
+            behavior=measured,
+            left_out=left_out,
+            activity=None if activity is None else activity.isel(unit=rows),
         )
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
@@ -169,12 +265,20 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
     >>> again
     Session('mitt': 20 units, ... spikes from ... s, 8 trials by start_time, stop_time, odor, ...)
     """
+    import pynwb
+    from hdmf.common import VectorData, VectorIndex
+    from pynwb.epoch import TimeIntervals
+    from pynwb.misc import Units
+
     path = Path(path)
     who = f"subject {session.subject!r}"
+    if session.activity is not None:
+        raise ValueError(f"{who}: expected spikes to write, got activity in place of them.")
     nwb = pynwb.NWBFile(
         session_description="Spike times and trials. The start date is unknown; "
         "1970-01-01 stands in for it.",
         identifier=str(uuid.uuid4()),
+        session_id=session.session,
         session_start_time=datetime(1970, 1, 1, tzinfo=UTC),
         # An open range and "unknown" are what NWB has for an age and sex that nobody stated.
         subject=pynwb.file.Subject(
@@ -187,6 +291,7 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
     ends = np.cumsum([len(times) for times in session.spike_times], dtype=np.uint64)
     flat = np.concatenate([np.empty(0), *session.spike_times])
     spikes = VectorData(name="spike_times", description="spike times in seconds", data=flat)
+    invalid, observed = _observed_columns(session)
     nwb.units = Units(
         name="units",
         description="sorted units",
@@ -195,9 +300,12 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
             *_columns(session.units, who),
             VectorIndex(name="spike_times_index", data=ends, target=spikes),
             spikes,
+            *observed,
         ],
-        colnames=[*map(str, session.units.columns), "spike_times"],
-    )
+        colnames=[
+            *map(str, session.units.columns), "spike_times", *["obs_intervals"] * bool(observed)
+        ],
+    )  # fmt: skip
     nwb.trials = TimeIntervals(
         name="trials",
         description="experimental trials",
@@ -205,6 +313,9 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
         columns=_columns(session.trials, who),
         colnames=[*map(str, session.trials.columns)],
     )
+    for begin, end in invalid:
+        nwb.add_invalid_time_interval(start_time=begin, stop_time=end)
+    _add_behavior(nwb, session)
     # HDF5 takes the process with it when the disk is full: let it write to memory.
     with (
         h5py.File(nwb.identifier, "w", driver="core", backing_store=False) as file,
@@ -220,144 +331,165 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-@contextmanager
-def _opened(path: str | os.PathLike[str], check: bool) -> Iterator[pynwb.NWBFile]:
-    """NWB contents, with every way in which opening can fail told in one sentence."""
-    name = file_name(path)
-    reader = _reader(path, check)
-    # About cached namespaces and past versions of the schema: not the reader's concern.
-    with warnings.catch_warnings(action="ignore"), ExitStack() as stack:
-        try:
-            nwb = stack.enter_context(reader(mode="r", load_namespaces=True)).read()
-        except ConnectionError:
-            raise
-        # pynwb raises errors of every type on files that it does not understand.
-        except Exception as error:
+def _takes_activity(tree: Tree, unit_table: str | None) -> bool:
+    """Whether units are columns of a series of activity, by name or for want of spike times."""
+    series = activity_series(tree)
+    if unit_table is None:
+        return bool(series) and not unit_tables(tree)
+    last = unit_table.strip("/").rpartition("/")[2]
+    spiking = {path.rpartition("/")[2] for path in unit_tables(tree)}
+    return last in {path.rpartition("/")[2] for path in series} - spiking
+
+
+def _wanted(trials: str | Sequence[str] | None) -> tuple[str, ...]:
+    if trials is None:
+        return ()
+    names = (trials,) if isinstance(trials, str) or not np.iterable(trials) else tuple(trials)
+    if not names or not all(isinstance(name, str) and name.strip("/") for name in names):
+        raise ValueError(
+            "The 'trials' parameter of read_nwb must be the name of a table, several, or None. "
+            f"Got {trials!r} instead."
+        )
+    return names
+
+
+def _trial_path(
+    found: dict[str, Any], wanted: Sequence[str], who: str
+) -> tuple[str | None, list[str]]:
+    """Path of the first table wanted that is there; ``trials`` alone may be missing."""
+    for name in wanted:
+        path, told = choose_table(found, name, who, "tables of trials", "intervals")
+        if path is not None:
+            return path, told
+    if not wanted or tuple(wanted) == ("trials",):
+        return None, []
+    asked = " nor ".join(map(repr, wanted))
+    names = ", ".join(short_names([*found]).values()) or "none"
+    raise ValueError(
+        f"{who}: no intervals table {asked}. Found: {names}. Name one of these, or trials=None."
+    )
+
+
+def _unit_group(tree: Tree, unit_table: str | None, who: str) -> tuple[Any, list[str]]:
+    """The group with the units, and what must be told of it."""
+    if unit_table is None:
+        group = tree.get("units")
+        if group is not None:
+            return group, []
+    found = unit_tables(tree)
+    names = short_names([*found])
+    if unit_table is not None:
+        path, told = choose_table(found, unit_table, who, "tables of units", "")
+        if path is None:
             raise ValueError(
-                f"{name}: expected a readable NWB 2 file, but pynwb {pynwb.__version__} "
-                f"fails on it{_schema(path)}: {type(error).__name__}: {_first_line(error)}. "
-                "Convert an old file with the pynwb of its time; export a damaged one again."
-            ) from error
-        try:
-            yield nwb
-        except ConnectionError:
-            raise
-        # A damaged file can claim any type, size and encoding of what it holds; what is refused
-        # here for other reasons names the file already.
-        except Exception as error:
-            if str(error).startswith(f"{name}: "):
-                raise
-            raise ValueError(
-                f"{name}: expected complete data, but they cannot be read "
-                f"({type(error).__name__}: {_first_line(error)}). The file is damaged, or "
-                "compressed with an unknown filter; export it again."
-            ) from error
-
-
-def _reader(path: str | os.PathLike[str], check: bool) -> Callable[..., Any]:
-    """What opens the NWB file at a path or URL, once it is there and of a kind that can be read."""
-    if is_remote(path):
-        return partial(_remote_io, open_remote(str(path)))
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file. Check the path.")
-    if any((path / part).exists() for part in (".zgroup", ".zmetadata", "zarr.json")):
-        try:
-            from hdmf_zarr.nwb import NWBZarrIO
-        except ImportError as error:
-            raise ImportError(
-                f"{path.name}: a Zarr store needs hdmf-zarr, which is not installed. "
-                "Install it with: pip install 'neuroshare-latents[zarr]'"
-            ) from error
-        return partial(NWBZarrIO, str(path))
-    if path.is_dir() or not h5py.is_hdf5(path):
-        kind = "a folder" if path.is_dir() else "another kind of file, or a damaged one"
+                f"{who}: no table of units {unit_table!r} with spike times. "
+                f"Found: {', '.join(names.values()) or 'none'}."
+            )
+        return found[path], told
+    if len(found) == 1:
+        ((path, group),) = found.items()
+        return group, [f"no table /units; the units of {path} are read."]
+    if found:
         raise ValueError(
-            f"{path.name}: expected an NWB file (HDF5), got {kind}. "
-            "Give the path of one .nwb file; if it was downloaded, download it again."
+            f"{who}: no table /units, but several with spike times: {', '.join(found)}. "
+            f"Name one: unit_table={next(iter(names.values()))!r}."
         )
-    if check:
-        require_intact(path)
-    return partial(pynwb.NWBHDF5IO, path)
+    holds = [
+        name
+        for place in ("acquisition", "processing")
+        if (group := tree.get(place)) is not None
+        for name in tree.names(group)
+    ]
+    raise ValueError(
+        f"{who}: expected a units table with spike times, got none (the file holds "
+        f"{', '.join(holds) or 'no data'}). Sort its spikes first, or choose another file."
+    )
 
 
-@contextmanager
-def _remote_io(remote: RemoteFile, **settings: Any) -> Iterator[Any]:
-    with h5py.File(remote, "r") as file, pynwb.NWBHDF5IO(file=file, **settings) as io:
-        yield io
+def _less_invalid(tree: Tree, observed: Any, n_units: int) -> Any:
+    """Observed intervals of each unit without the stretches that the file calls invalid."""
+    group = tree.get("intervals/invalid_times")
+    if group is None:
+        return observed
+    table, _ = read_table(tree, group, "invalid times")
+    if not {"start_time", "stop_time"} <= set(table.columns):
+        return observed
+    bad = table[["start_time", "stop_time"]].to_numpy(np.float64)
+    bad = bad[bad[:, 1] > bad[:, 0]]
+    if not len(bad):
+        return observed
+    bad = bad[np.argsort(bad[:, 0], kind="stable")]
+    if observed is None:
+        return [without(_ALWAYS, bad)] * n_units
+    # Units of one probe share one array, and do so afterwards.
+    ready = {id(intervals): without(intervals, bad) for intervals in observed}
+    return [ready[id(intervals)] for intervals in observed]
 
 
-def _units(nwb: pynwb.NWBFile, who: str) -> tuple[pd.DataFrame, list[np.ndarray]]:
-    """Unit table and spike times per unit."""
-    units = nwb.units
-    if units is None:
-        holds = ", ".join([*nwb.acquisition, *nwb.processing]) or "no data"
-        raise ValueError(
-            f"{who}: expected a units table with spike times, got none (the file holds {holds}). "
-            "Sort its spikes first, or choose another file."
+def _identifier(tree: Tree) -> str | None:
+    """The identifier of the file, unless it is a random one."""
+    text = tree.text("identifier")
+    try:
+        uuid.UUID(text or "")
+    except ValueError:
+        return text or None
+    return None
+
+
+def _observed_columns(session: Session) -> tuple[np.ndarray, list[Any]]:
+    """Stretches that are invalid for all units, or a column of observed intervals."""
+    from hdmf.common import VectorData, VectorIndex
+
+    intervals = session.observed
+    if not intervals:
+        return np.empty((0, 2)), []
+    first = intervals[0]
+    open_ended = len(first) and np.isneginf(first[0, 0]) and np.isposinf(first[-1, 1])
+    if open_ended and all(other is first for other in intervals):
+        return np.column_stack([first[:-1, 1], first[1:, 0]]), []
+    ends = np.cumsum([len(part) for part in intervals], dtype=np.uint64)
+    column = VectorData(
+        name="obs_intervals",
+        description="begin and end of the stretches in which the unit was observed, seconds",
+        data=np.concatenate(intervals),
+    )
+    return np.empty((0, 2)), [
+        VectorIndex(name="obs_intervals_index", data=ends, target=column),
+        column,
+    ]
+
+
+def _add_behavior(nwb: pynwb.NWBFile, session: Session) -> None:
+    """Write what was measured beside the spikes into the processing module ``behavior``."""
+    from pynwb import TimeSeries
+    from pynwb.behavior import CompassDirection, SpatialSeries
+
+    if not session.behavior.data_vars:
+        return
+    module = nwb.create_processing_module("behavior", "behavior of the subject")
+    for name, values in session.behavior.items():
+        angle = values.attrs.get("kind") == "CompassDirection"
+        spatial = angle or values.attrs.get("kind") == "SpatialSeries"
+        about: dict[str, Any] = {"reference_frame": "unknown"} if spatial else {}
+        series = (SpatialSeries if spatial else TimeSeries)(
+            name=str(name),
+            description=str(values.attrs.get("description") or "no description"),
+            data=values.to_numpy(),
+            unit=str(values.attrs.get("unit") or "unknown"),
+            timestamps=values[values.dims[0]].to_numpy().astype(np.float64),
+            **about,
         )
-    if "spike_times" not in units.colnames:
-        found = ", ".join(units.colnames) or "no columns"
-        raise ValueError(
-            f"{who}: units table has no 'spike_times' column. Found: {found}. "
-            "Choose a file with the spike times of sorted units."
-        )
-    index = units["spike_times"]
-    if not isinstance(index, VectorIndex):
-        raise ValueError(
-            f"{who}: expected spike_times_index to tell whose the spike times are, got none. "
-            "Write spike_times as a ragged column."
-        )
-    # One read each: element by element, the same takes minutes on a large file.
-    ends = np.asarray(index.data[:]).astype(np.int64)
-    flat = np.asarray(index.target.data[:], dtype=np.float64)
-    bounds = np.concatenate([[0], ends])
-    if len(ends) != len(units.id) or (np.diff(bounds) < 0).any() or bounds[-1] != len(flat):
-        raise ValueError(
-            f"{who}: the index of spike_times is broken: expected {len(units.id)} rising ends, "
-            f"the last equal to the number of spike times stored ({len(flat)}), got {len(ends)} "
-            f"ends from {bounds[1:].min(initial=0)} to {bounds.max()}. "
-            "The file is incomplete or wrongly cut; export it again."
-        )
-    return _frame(units).rename_axis("unit"), np.split(flat, ends)[:-1]
+        if not angle:
+            module.add(series)
+        elif "CompassDirection" in module.data_interfaces:
+            module["CompassDirection"].add_spatial_series(series)
+        else:
+            module.add(CompassDirection(name="CompassDirection", spatial_series=series))
 
 
-def _frame(table: DynamicTable) -> pd.DataFrame:
-    """One-dimensional columns of a table, each read at once."""
-    columns: dict[str, Any] = {}
-    for name in table.colnames:
-        values = _values(table[name])
-        if values is not None and len(values) == len(table.id):
-            columns[name] = values
-    return pd.DataFrame(columns, index=pd.Index(np.asarray(table.id.data[:]), dtype=np.int64))
+def _ids(table: pd.DataFrame, who: str) -> Any:
+    from hdmf.common import ElementIdentifiers
 
-
-def _values(column: Any) -> Any:
-    """Values of a column, or None where it has no single value per row."""
-    if isinstance(column, DynamicTableRegion):
-        return None
-    ragged = isinstance(column, VectorIndex)
-    stored = column.target.data if ragged else column.data
-    # Before anything is read: what is left out (waveforms, the spike times themselves) can
-    # outweigh all else in a file.
-    if np.ndim(stored) != 1 or np.asarray(stored[:1]).dtype.kind not in (
-        "SUO" if ragged else "biufSUO"
-    ):
-        return None
-    values = np.asarray(stored[:])
-    if isinstance(column, EnumData):
-        values = np.asarray(column.elements.data[:])[values]
-    if values.dtype.kind not in "SUO":
-        return values
-    texts = [v.decode() if isinstance(v, bytes) else v for v in values.tolist()]
-    if not all(isinstance(text, str) for text in texts):
-        return None
-    if ragged:
-        return [", ".join(row) for row in np.split(np.asarray(texts), column.data[:])[:-1]]
-    return pd.array(texts, dtype=str)
-
-
-def _ids(table: pd.DataFrame, who: str) -> ElementIdentifiers:
     ids = table.index.to_numpy()
     if len(ids) and not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(
@@ -367,9 +499,16 @@ def _ids(table: pd.DataFrame, who: str) -> ElementIdentifiers:
     return ElementIdentifiers(name="id", data=ids.astype(np.int64))
 
 
-def _columns(table: pd.DataFrame, who: str) -> list[VectorData]:
+def _columns(table: pd.DataFrame, who: str) -> list[Any]:
+    from hdmf.common import VectorData
+
     columns = []
     for name in table.columns:
+        if re.search("[/:]", str(name)):
+            raise ValueError(
+                f"{who}: NWB names have no '/' and no ':', got {table.index.name} column {name!r}. "
+                "Rename it first."
+            )
         values = table[name].to_numpy()
         if values.dtype.kind not in "biuf":
             if not all(isinstance(value, str) for value in values):
@@ -381,18 +520,3 @@ def _columns(table: pd.DataFrame, who: str) -> list[VectorData]:
         what = f"{table.index.name} column {name}"
         columns.append(VectorData(name=str(name), description=what, data=values))
     return columns
-
-
-def _schema(path: str | os.PathLike[str]) -> str:
-    if is_remote(path) or Path(path).is_dir():
-        return ""
-    try:
-        with h5py.File(path) as file:
-            version = np.ravel(file.attrs.get("nwb_version", file.get("nwb_version", "unknown")))[0]
-    except Exception:  # a damaged file fails in many ways, and its version is not the question
-        return ""
-    return f" (it says schema {version.decode() if isinstance(version, bytes) else version})"
-
-
-def _first_line(error: Exception) -> str:
-    return textwrap.shorten((str(error).splitlines() or [""])[0], 120)

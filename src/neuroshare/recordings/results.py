@@ -37,7 +37,7 @@ def write_results(
     align: str = "start_time",
     trials: str = "trials",
     subject: str | None = None,
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> Path:
     """Write an NWB file again, with what was found of its subject.
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from neuroshare.recordings.observed import Intervals, as_intervals, covered
+from neuroshare.support.checks import brief
+from neuroshare.support.html import html_table
 
 Chosen: TypeAlias = (
     str | Sequence[Hashable] | np.ndarray | pd.Series | Callable[[pd.DataFrame], Any]
@@ -34,13 +42,27 @@ class Session:
         One row per trial, with ``start_time`` and ``stop_time`` in seconds (NaN where unknown)
         and any further columns, such as conditions. Its index holds the trial ids.
         Default: no trials.
+    session : str, optional
+        Name of the recording session, for an animal may have several.
+    observed : array, or sequence or mapping of array, optional
+        When units were recorded: intervals ``(interval, 2)`` in seconds, of all units together or
+        one array per unit. Beyond them nothing is known of a unit: no spikes is then not silence.
+        Joined where they touch. Default: always.
+    behavior : Dataset, optional
+        What was measured beside the spikes, such as positions, each variable along a dimension
+        of seconds on the clock of the spikes. Default: an empty one.
+    activity : DataArray, optional
+        In place of spikes (`spike_times` is then empty) what else was measured of each unit, such
+        as fluorescence: dims ``time`` (seconds, ascending) and ``unit``.
+    left_out : sequence of str, optional
+        Sentences about what a file holds and this session does not; `findings` gives them again.
 
     Raises
     ------
     ValueError
         Spike times that are not finite or not one-dimensional, tables whose lengths differ
         from the spike times, repeated ids, missing trial times, a trial that stops before
-        it starts.
+        it starts, intervals that end before they begin.
 
     Examples
     --------
@@ -59,13 +81,26 @@ class Session:
     spike_times: tuple[np.ndarray, ...]
     units: pd.DataFrame
     trials: pd.DataFrame
+    session: str | None
+    observed: tuple[Intervals, ...] | None
+    """Intervals (interval, 2) of each unit, seconds; units seen together share one array."""
+    behavior: xr.Dataset
+    left_out: tuple[str, ...]
+    activity: xr.DataArray | None
+    """(time, unit), in place of spikes."""
 
     def __init__(
         self,
         subject: str,
-        spike_times: Sequence[Any] | Mapping[Any, Any],
+        spike_times: Sequence[ArrayLike] | Mapping[Hashable, ArrayLike],
         units: pd.DataFrame | None = None,
         trials: pd.DataFrame | None = None,
+        *,
+        session: str | None = None,
+        observed: ArrayLike | Sequence[ArrayLike] | Mapping[Hashable, ArrayLike] | None = None,
+        behavior: xr.Dataset | None = None,
+        left_out: Sequence[str] = (),
+        activity: xr.DataArray | None = None,
     ) -> None:
         if not isinstance(subject, str) or not subject:
             raise ValueError(f"a session needs the name of its subject, got {subject!r}.")
@@ -83,6 +118,19 @@ class Session:
                 f"{who}: expected a list of arrays of spike times, one per unit, or a mapping from "
                 f"unit ids to them, got {type(spike_times).__name__}."
             )
+        if not (session is None or (isinstance(session, str) and session)):
+            raise ValueError(
+                f"{who}: expected the name of the session as text, or None, got {session!r}."
+            )
+        if not (behavior is None or isinstance(behavior, xr.Dataset)):
+            raise TypeError(
+                f"{who}: expected an xarray Dataset of behavior, got {type(behavior).__name__}."
+            )
+        if activity is not None:
+            activity = _checked_activity(activity, len(spike_times), who)
+            spike_times = [np.empty(0)] * activity.sizes["unit"]
+            if units is None:
+                units = pd.DataFrame(index=pd.Index(activity["unit"].to_numpy()))
         if isinstance(spike_times, Mapping):
             units = _aligned(units, list(spike_times), who)
             spike_times = list(spike_times.values())
@@ -99,6 +147,11 @@ class Session:
         object.__setattr__(self, "units", units)
         object.__setattr__(self, "trials", _checked_trials(trials, who))
         object.__setattr__(self, "spike_times", _checked_spikes(spike_times, units.index, who))
+        object.__setattr__(self, "session", session)
+        object.__setattr__(self, "observed", as_intervals(observed, units.index, who))
+        object.__setattr__(self, "behavior", xr.Dataset() if behavior is None else behavior)
+        object.__setattr__(self, "left_out", tuple(map(str, left_out)))
+        object.__setattr__(self, "activity", activity)
 
     @property
     def n_spikes(self) -> int:
@@ -129,85 +182,154 @@ class Session:
         t = chosen_rows(self.trials, trials, who)
         return Session(
             self.subject,
-            [self.spike_times[i] for i in u],
+            [self.spike_times[i] for i in u] if self.activity is None else [],
             self.units.iloc[u],
             self.trials.iloc[t],
+            session=self.session,
+            observed=None if self.observed is None else [self.observed[i] for i in u],
+            behavior=self.behavior,
+            left_out=self.left_out,
+            activity=None if self.activity is None else self.activity.isel(unit=u),
         )
+
+    def renamed(self, subject: str) -> Session:
+        """Session under another name of its subject; see `member_names`."""
+        return Session(
+            subject,
+            self.spike_times if self.activity is None else [],
+            self.units,
+            self.trials,
+            session=self.session,
+            observed=self.observed,
+            behavior=self.behavior,
+            left_out=self.left_out,
+            activity=self.activity,
+        )
+
+    def is_observed(self, begin: ArrayLike, end: ArrayLike) -> np.ndarray:
+        """Whether units were recorded throughout stretches of time.
+
+        Parameters
+        ----------
+        begin, end : array
+            Of each stretch, seconds, dims ``(stretch,)``.
+
+        Returns
+        -------
+        array of bool
+            Dims ``(stretch, unit)``; all true where the session states nothing.
+        """
+        begin, end = np.atleast_1d(begin), np.atleast_1d(end)
+        seen = np.ones((len(begin), len(self.units)), bool)
+        known: dict[int, np.ndarray] = {}
+        for unit, intervals in enumerate(self.observed or ()):
+            # Units of one probe share their intervals, and the answer.
+            if id(intervals) not in known:
+                known[id(intervals)] = covered(intervals, begin, end)
+            seen[:, unit] = known[id(intervals)]
+        return seen
 
     def __repr__(self) -> str:
         n = self.n_spikes
-        text = f"{_count(len(self.spike_times), 'unit')}, {_count(n, 'spike')}"
+        text = counted(len(self.spike_times), "unit")
+        if self.activity is not None:
+            time = self.activity["time"].to_numpy()
+            text += f", {counted(len(time), 'sample')}"
+            text += f" from {time[0]:g} to {time[-1]:g} s" if len(time) else ""
+        else:
+            text += f", {counted(n, 'spike')}"
         if n:
             first = min(times[0] for times in self.spike_times if len(times))
             last = max(times[-1] for times in self.spike_times if len(times))
             text += f" from {first:g} to {last:g} s"
-        text += f", {_count(len(self.trials), 'trial')}"
+        text += f", {counted(len(self.trials), 'trial')}"
         if len(self.trials):
             text += f" by {', '.join(map(str, self.trials.columns))}"
         return f"Session({self.subject!r}: {text})"
 
+    def _repr_html_(self) -> str:
+        """For notebooks: what there is, and each column of the tables in a few words."""
+        whole = repr(self).partition(": ")[2].removesuffix(")").partition(" by ")[0]
+        rows = [
+            (f"{kind} column", str(name), in_words(column))
+            for kind, table in (("unit", self.units), ("trial", self.trials))
+            for name, column in (table.items() if len(table) else ())
+        ]
+        rows += [
+            ("behavior", str(name), " x ".join(f"{n} {dim}" for dim, n in series.sizes.items()))
+            for name, series in self.behavior.items()
+        ]
+        name = self.subject if self.session is None else f"{self.subject}, {self.session}"
+        return html_table(f"Session of {name}: {whole}", ("", "", "values"), rows)
 
-def findings(session: Session) -> list[str]:
-    """What in a session deserves a look before it is analysed, in sentences.
+
+def in_words(column: pd.Series) -> str:
+    """A column in a few words: its values with their numbers if few, else their range."""
+    values = column.dropna()
+    if values.empty:
+        return "no values"
+    counts = values.value_counts().sort_index()
+    if len(counts) <= 8 and (len(values) > len(counts) or column.dtype.kind not in "f"):
+        # An empty text would not be seen.
+        text = ", ".join(
+            f"{value if value != '' else repr(value)} ({n})" for value, n in counts.items()
+        )
+    elif column.dtype.kind in "iuf":
+        text = f"{values.min():g} to {values.max():g}"
+    else:
+        text = f"{len(counts)} different values"
+    absent = len(column) - len(values)
+    return text + (f"; {absent} absent" if absent else "")
+
+
+def member_names(sessions: Sequence[Session], files: Sequence[str] = ()) -> list[str]:
+    """Names that tell sessions apart: the subject, and where it has several, the session too.
 
     Parameters
     ----------
-    session : Session
+    sessions : sequence of Session
+    files : sequence of str, optional
+        The file of each, whose name stands in for sessions without a name of their own.
 
-    Returns
-    -------
-    list of str
-        Spike times probably not in seconds, silent units, trials that overlap, lack a time,
-        or hold no spikes, and trial columns with one value. Empty when nothing is odd.
+    Raises
+    ------
+    ValueError
+        Two sessions of a subject have the same name, or none, and no files are given.
 
     Examples
     --------
-    >>> import numpy as np
-    >>> findings(Session("mitt", [np.array([0.1, 0.15]), np.array([])]))
-    ['1 of 2 units is silent: 1.', 'There are no trials.']
+    >>> a, b, c = (Session(who, [[0.1]], session=day) for who, day in ("xa", "xb", "yb"))
+    >>> member_names([a, b, c])
+    ['x/a', 'x/b', 'y']
     """
-    found = []
-    flat = np.concatenate(session.spike_times) if session.spike_times else np.empty(0)
-    if (unit := _likely_unit(session.spike_times, flat)) is not None:
-        found.append(f"Spike times are probably in {unit}, not in seconds.")
-    silent = [
-        u for u, t in zip(session.units.index, session.spike_times, strict=True) if not len(t)
-    ]
-    if silent:
-        n = len(session.units)
-        verb = "is" if len(silent) == 1 else "are"
-        found.append(f"{len(silent)} of {_count(n, 'unit')} {verb} silent: {_listed(silent)}.")
-    trials = session.trials
-    if trials.empty:
-        return [*found, "There are no trials."]
-    start, stop = trials["start_time"].to_numpy(float), trials["stop_time"].to_numpy(float)
-    known = np.isfinite(start) & np.isfinite(stop)
-    if not known.all():
-        missing = list(trials.index[~known])
-        found.append(
-            f"{_count(len(missing), 'trial')} without a time (NaN or infinite): {_listed(missing)}."
+    subjects = [session.subject for session in sessions]
+    names = []
+    for i, session in enumerate(sessions):
+        of_subject = [k for k, subject in enumerate(subjects) if subject == session.subject]
+        if len(of_subject) == 1:
+            names.append(session.subject)
+            continue
+        days = [sessions[k].session for k in of_subject]
+        if None not in days and len(set(days)) == len(days):
+            names.append(f"{session.subject}/{session.session}")
+        elif files:
+            stem = PurePath(str(files[i]).rstrip("/")).name
+            names.append(f"{session.subject}/{stem.removesuffix('.zarr').removesuffix('.nwb')}")
+        else:
+            names.append(session.subject)
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        what = f"several sessions are called {listed(repeated)}"
+        if files:
+            same = [i for i, name in enumerate(names) if name == repeated[0]]
+            what = (
+                f"{files[same[0]]} and {files[same[1]]} both hold subject {subjects[same[0]]!r}, "
+                f"and would both be called {repeated[0]!r}"
+            )
+        raise ValueError(
+            f"{what}. Leave one out, or give each a name of its own: m1/day2=FILE on the command "
+            "line, read_nwb(path, subject='m1/day2') in Python."
         )
-    order = np.argsort(start[known], kind="stable")
-    start, stop = start[known][order], stop[known][order]
-    # The running maximum catches a long trial that covers several later ones.
-    overlapping = int((start[1:] < np.maximum.accumulate(stop)[:-1]).sum()) if len(start) else 0
-    if overlapping:
-        verb = "begins" if overlapping == 1 else "begin"
-        found.append(f"{_count(overlapping, 'trial')} {verb} before an earlier one has ended.")
-    flat.sort()
-    held = np.searchsorted(flat, stop) - np.searchsorted(flat, start)
-    if len(flat) and len(held) and not held.any():
-        found.append(
-            f"No spike falls inside any trial: spikes from {flat[0]:g} to {flat[-1]:g} s, "
-            f"trials from {start[0]:g} to {stop.max():g} s. Are both on the same clock?"
-        )
-    elif len(flat) and (empty := int((held == 0).sum())):
-        found.append(f"{_count(empty, 'trial')} of {len(held)} without a single spike.")
-    if len(trials) > 1:
-        constant = [str(c) for c in trials if trials[c].nunique(dropna=False) == 1]
-        if constant:
-            found.append(f"Trial columns with one value only: {', '.join(constant)}.")
-    return found
+    return names
 
 
 def chosen_rows(table: pd.DataFrame, chosen: Chosen | None, who: str) -> np.ndarray:
@@ -236,10 +358,68 @@ def chosen_rows(table: pd.DataFrame, chosen: Chosen | None, who: str) -> np.ndar
     rows = table.index.get_indexer(pd.Index(ids.tolist()))
     if (rows < 0).any():
         raise ValueError(
-            f"{who}: no {what} {_listed(ids[rows < 0].tolist())}. "
-            f"Found: {_listed(list(table.index)) or 'none'}."
+            f"{who}: no {what} {listed(ids[rows < 0].tolist())}. "
+            f"Found: {listed(list(table.index)) or 'none'}."
         )
     return np.asarray(rows)
+
+
+def event_times(trials: pd.DataFrame, align: str, who: str) -> np.ndarray:
+    """Times of an event, seconds: a numeric trial column, or arithmetic on some.
+
+    Raises
+    ------
+    ValueError
+        There is no such column, or it is not numeric.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> trials = pd.DataFrame({"start_time": [1.0, 3.0], "lick_ms": [250.0, 500.0]})
+    >>> event_times(trials, "start_time + lick_ms / 1000", "subject 'mitt'").tolist()
+    [1.25, 3.5]
+    """
+    numeric = [str(c) for c in trials.select_dtypes("number").columns]
+    if isinstance(align, str) and align in numeric:
+        return np.asarray(trials[align], np.float64)
+    why = ""
+    if isinstance(align, str) and align not in trials and any(sign in align for sign in "+-*/"):
+        try:
+            times = trials.eval(align)
+            if isinstance(times, pd.Series) and times.dtype.kind in "iuf":
+                return np.asarray(times, np.float64)
+        # pandas evaluates the text, so almost any exception can come out of it.
+        except Exception as error:
+            why = f" ({textwrap.shorten(str(error), 80)})"
+    raise ValueError(
+        f"{who}: align must be a numeric trial column, got {brief(align)}{why}. "
+        f"Numeric columns: {', '.join(numeric)}; or arithmetic on them, such as "
+        "'start_time + delay'."
+    )
+
+
+def _checked_activity(activity: xr.DataArray, n_spiking: int, who: str) -> xr.DataArray:
+    """Activity (time, unit) on an ascending clock."""
+    if not isinstance(activity, xr.DataArray) or set(activity.dims) != {"time", "unit"}:
+        found = activity.dims if isinstance(activity, xr.DataArray) else type(activity).__name__
+        raise TypeError(
+            f"{who}: expected activity as a DataArray with dims time (seconds) and unit, got "
+            f"{found}."
+        )
+    if n_spiking:
+        raise ValueError(f"{who}: expected spike times or activity, got both. Give one of them.")
+    if activity.dtype.kind not in "biuf":
+        raise ValueError(f"{who}: expected activity in numbers, got {activity.dtype}.")
+    activity = activity.transpose("time", "unit")
+    if "unit" not in activity.coords:
+        activity = activity.assign_coords(unit=np.arange(activity.sizes["unit"]))
+    time = activity["time"].to_numpy() if "time" in activity.coords else np.array([np.nan])
+    if time.dtype.kind not in "iuf" or not np.isfinite(time).all() or (np.diff(time) <= 0).any():
+        raise ValueError(
+            f"{who}: expected activity with a coordinate time that ascends, in seconds. Sort it, "
+            "and leave out samples that are there twice."
+        )
+    return activity
 
 
 def _aligned(units: pd.DataFrame | None, ids: list[Any], who: str) -> pd.DataFrame:
@@ -249,7 +429,7 @@ def _aligned(units: pd.DataFrame | None, ids: list[Any], who: str) -> pd.DataFra
     if len(units) != len(ids) or not units.index.isin(ids).all():
         raise ValueError(
             f"{who}: the spike times and the unit table name different units: "
-            f"{_listed(list(set(ids) ^ set(units.index)))}."
+            f"{listed(list(set(ids) ^ set(units.index)))}."
         )
     return units.loc[ids]
 
@@ -264,12 +444,12 @@ def _table(table: pd.DataFrame, name: str, who: str) -> pd.DataFrame:
     if not table.columns.is_unique:
         repeated = table.columns[table.columns.duplicated()].unique().tolist()
         raise ValueError(
-            f"{who}: {name} columns must have different names; repeated: {_listed(repeated)}."
+            f"{who}: {name} columns must have different names; repeated: {listed(repeated)}."
         )
     table = table.rename_axis(name)
     if not table.index.is_unique:
         repeated = table.index[table.index.duplicated()].unique().tolist()
-        raise ValueError(f"{who}: {name} ids must be unique; repeated: {_listed(repeated)}.")
+        raise ValueError(f"{who}: {name} ids must be unique; repeated: {listed(repeated)}.")
     return table
 
 
@@ -293,7 +473,7 @@ def _checked_trials(trials: pd.DataFrame, who: str) -> pd.DataFrame:
     start, stop = trials["start_time"].to_numpy(float), trials["stop_time"].to_numpy(float)
     if (stop < start).any():
         raise ValueError(
-            f"{who}: trials {_listed(trials.index[stop < start].tolist())} stop before they start."
+            f"{who}: trials {listed(trials.index[stop < start].tolist())} stop before they start."
         )
     return trials
 
@@ -323,7 +503,7 @@ def _checked_spikes(spike_times: Sequence[Any], ids: pd.Index, who: str) -> tupl
     if len(owner):
         raise ValueError(
             f"{who}: spike times must be finite; NaN or infinite in units "
-            f"{_listed(ids[np.unique(owner)].tolist())}. Remove them before building a session."
+            f"{listed(ids[np.unique(owner)].tolist())}. Remove them before building a session."
         )
     falls = np.flatnonzero(flat[1:] < flat[:-1]) + 1
     unsorted = np.unique(np.searchsorted(ends, falls[~np.isin(falls, ends)], side="right"))
@@ -333,7 +513,7 @@ def _checked_spikes(spike_times: Sequence[Any], ids: pd.Index, who: str) -> tupl
     if len(unsorted):
         warnings.warn(
             f"{who}: spike times were out of order and have been sorted in units "
-            f"{_listed(ids[unsorted].tolist())}.",
+            f"{listed(ids[unsorted].tolist())}.",
             stacklevel=4,
         )
     for view in views:
@@ -345,22 +525,12 @@ def _shape(times: Any) -> str:
     return f"shape {times.shape}" if isinstance(times, np.ndarray) else type(times).__name__
 
 
-def _likely_unit(spike_times: tuple[np.ndarray, ...], flat: np.ndarray) -> str | None:
-    if len(flat) < 100:
-        return None
-    intervals = np.concatenate([np.diff(t) for t in spike_times])
-    whole = bool((flat == np.round(flat)).all())
-    # Neurons fire in bursts: among a hundred spikes some lie within half a second. In ms the
-    # refractory period alone is about 2, and in samples about 60.
-    if len(intervals) and np.quantile(intervals, 0.05) > 0.5:
-        return "samples" if whole else "milliseconds"
-    return "samples or milliseconds" if whole else None
-
-
-def _count(n: int, noun: str) -> str:
+def counted(n: int, noun: str) -> str:
+    """A number of things, in the singular where there is one."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
 
 
-def _listed(ids: Sequence[Any], most: int = 8) -> str:
+def listed(ids: Sequence[Any], most: int = 8) -> str:
+    """The first of some ids, and how many there are."""
     text = ", ".join(map(str, ids[:most]))
     return f"{text}, ... ({len(ids)} in all)" if len(ids) > most else text

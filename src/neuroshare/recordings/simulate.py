@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, overload
+from typing import Literal, get_args, overload
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
+from neuroshare.recordings.running import running_session
 from neuroshare.recordings.session import Session
+from neuroshare.support.checks import require_number, require_one_of, require_whole
+
+Tuning = Literal["latent", "place", "maps", "time", "pairs"]
 
 RATS = {"barat": 92, "buchanan": 79, "mitt": 104, "stella": 49, "superchris": 46}
 """The five rats of Allen et al. (2016) and their numbers of units."""
@@ -20,6 +24,10 @@ SMOOTHNESS = 0.15  # of every latent, seconds
 SIZE = 1.2  # of the odor responses at signal 1, in units of the private latents
 JITTER = 0.35  # of the shared latents from trial to trial, in units of the private ones
 SHARE_SPAN, SHARE_BIN = (0.0, 0.4), 0.1  # of the variance shares in the truth, seconds
+PEAK = 8.0  # of a tuned rate at signal 1, in units of the base rate
+FASTEST = 500.0  # Hz, of a unit whose rate drifts
+N_MAPS = 3  # of the track with `tuning="maps"`
+UNTUNED = 1 / 3  # of the units
 
 
 @overload
@@ -35,6 +43,11 @@ def simulate_sessions(
     private_dim: int = ...,
     private: float = ...,
     mean_rate: float = ...,
+    tuning: Tuning = ...,
+    runs: int | None = ...,
+    drift: float = ...,
+    running: float | None = ...,
+    maps: int = ...,
 ) -> dict[str, Session]: ...
 
 
@@ -51,6 +64,11 @@ def simulate_sessions(
     private_dim: int = ...,
     private: float = ...,
     mean_rate: float = ...,
+    tuning: Tuning = ...,
+    runs: int | None = ...,
+    drift: float = ...,
+    running: float | None = ...,
+    maps: int = ...,
 ) -> tuple[dict[str, Session], dict[str, xr.Dataset]]: ...
 
 
@@ -66,8 +84,13 @@ def simulate_sessions(
     private_dim: int = 2,
     private: float = 1.0,
     mean_rate: float = 2.5,
+    tuning: Tuning = "latent",
+    runs: int | None = None,
+    drift: float = 0.0,
+    running: float | None = None,
+    maps: int = 1,
 ) -> dict[str, Session] | tuple[dict[str, Session], dict[str, xr.Dataset]]:
-    """Sessions of several subjects that share odor responses and nothing else.
+    """Sessions of several subjects that share responses to conditions and nothing else.
 
     Parameters
     ----------
@@ -91,6 +114,28 @@ def simulate_sessions(
         Size of the private latents.
     mean_rate : float
         Mean over units of the base rate, Hz.
+    tuning : str
+        What units know of the odor. ``"latent"``: they load on a few latents, so rates are
+        log-linear and of low rank. The others are codes as tuning curves: ``"place"``: odors are
+        places on a track in their order, and every unit has a field of its own; ``"maps"``: the
+        same with three maps of the track, one of which every trial uses (column ``map``), as it
+        comes, in every subject for itself; ``"time"``: every unit fires once in the 0.4 s after
+        onset, and the odor says only when; ``"pairs"``: odors are the two relations between two
+        groups of units, equal (both high or both low) or opposite, so that no mean rate depends on
+        the odor. A third of the units is not tuned.
+    runs : int, optional
+        Number of runs in which the trials of every odor come, one odor after the other. None
+        interleaves them at random.
+    drift : float
+        How far the log rate of every unit wanders during the session: the standard deviation of
+        its slow random walk at the end. No rate drifts beyond 500 Hz.
+    running : float, optional
+        Seconds. Rats then run to and fro on a track of 2 m, and no odors are presented: trials are
+        laps of unequal length (``direction``, ``lap``, ``map``), and ``behavior`` has their
+        ``position`` and ``speed``. Two thirds of the units are place cells, with fields of their
+        own in every map and direction.
+    maps : int
+        Maps of the track of a rat that runs, which change every six laps.
 
     Returns
     -------
@@ -104,16 +149,20 @@ def simulate_sessions(
         (unit, private_latent), ``rates`` (trial, unit, time) in Hz, ``response`` (odor, time,
         latent), the part of ``shared`` that all subjects have in common, and
         ``variance_share`` (unit, part): the parts ``shared``, ``private`` and ``noise`` of
-        the variance of counts in bins of 0.1 s from 0 to 0.4 s.
+        the variance of counts in bins of 0.1 s from 0 to 0.4 s. With tuning curves the shared
+        latents and the shares are left out. Of rats that run, ``tuning`` (map, direction, unit,
+        place) in Hz.
 
     Raises
     ------
     ValueError
-        No subjects or odors, a negative size.
+        No subjects or odors, a negative size, an unknown tuning, or ``"pairs"`` with other than
+        two odors.
 
     Notes
     -----
-    ``log rate = log base + C s + D p``. The shared latents ``s`` are the odor's smooth
+    ``log rate = log base + C s + D p``, and with tuning curves ``log base + log(1 + signal f) +
+    D p``, where the tuning f has a peak of 8. The shared latents ``s`` are the odor's smooth
     response, zero until 80 ms after onset, plus jitter of the trial; subjects were not
     recorded together, so the jitter differs between them. The private latents ``p`` are smooth
     and independent of odor and of other subjects. Spikes are Poisson, with rates constant in
@@ -128,6 +177,9 @@ def simulate_sessions(
     [20, 12]
     >>> sessions["mitt"].trials.odor.value_counts().sort_index().to_dict()
     {'A': 5, 'B': 5, 'C': 5, 'D': 5}
+    >>> rat = simulate_sessions({"mitt": 30}, running=60)["mitt"]
+    >>> [*rat.behavior], sorted(rat.trials.direction.unique())
+    (['position', 'speed'], ['back', 'out'])
     """
     if subjects is None:
         subjects = RATS
@@ -137,6 +189,17 @@ def simulate_sessions(
         )
     if min(signal, private, mean_rate, shared_dim, private_dim) < 0:
         raise ValueError("signal, private, mean_rate, shared_dim, private_dim must be 0 or more.")
+    require_one_of(tuning, "tuning", "simulate_sessions", get_args(Tuning))
+    require_number(drift, "drift", "simulate_sessions", 0)
+    if runs is not None:
+        require_whole(runs, "runs", "simulate_sessions", 1)
+    if tuning == "pairs" and len(odors) != 2:
+        raise ValueError(
+            f"tuning='pairs' needs two odors, equal and opposite, got {len(odors)}: {odors!r}."
+        )
+    require_whole(maps, "maps", "simulate_sessions", 1)
+    if running is not None:
+        require_number(running, "running", "simulate_sessions", 1)
     response = signal * _responses(np.random.default_rng([seed]), len(odors), shared_dim)
     sessions, truth = {}, {}
     for name in subjects:
@@ -150,7 +213,12 @@ def simulate_sessions(
                 f"subject {name!r}: expected at least one unit and one trial per odor, "
                 f"got {n_units} and {repeats}."
             )
-        odor, trials = _trials(rng, odors, repeats)
+        if running is not None:
+            sessions[name], truth[name] = running_session(
+                name, n_units, running, maps, seed, signal, private, private_dim, mean_rate, drift
+            )
+            continue
+        odor, trials = _trials(rng, odors, repeats, runs)
         latents = xr.Dataset(
             {
                 "response": (("odor", "time", "latent"), response),
@@ -178,14 +246,62 @@ def simulate_sessions(
             attrs={"subject": name, "seed": seed, "signal": signal},
         )
         base = rng.lognormal(-0.5, 1.0, n_units) * mean_rate  # mean of this lognormal: 1
+        if tuning != "latent":
+            latents = latents.drop_vars(["response", "shared", "loadings"])
         rates = _rates(latents, base)
+        # Drawn apart, so that the rest does not depend on what is asked for here.
+        extra = np.random.default_rng([seed, *name.encode(), len(name)])
+        if tuning != "latent":
+            tuned, charts = _tuned(extra, tuning, odor, len(odors), n_units)
+            rates *= 1 + signal * PEAK * tuned
+            if tuning == "maps":
+                trials["map"] = charts
+        if drift:
+            rates *= np.exp(drift * _walks(extra, len(odor), n_units))[:, :, None]
+            rates = np.minimum(rates, FASTEST)
         spikes = _spikes(rng, rates, trials["start_time"].to_numpy())
         sessions[name] = Session(name, spikes, pd.DataFrame({"base_rate": base}), trials)
         if return_truth:
             latents["rates"] = ("trial", "unit", "time"), rates
-            latents["variance_share"] = _variance_share(latents, base, odor, private)
+            if tuning == "latent":
+                latents["variance_share"] = _variance_share(latents, base, odor, private)
             truth[name] = latents
     return (sessions, truth) if return_truth else sessions
+
+
+def _tuned(
+    rng: np.random.Generator, tuning: Tuning, odor: np.ndarray, n_odors: int, n_units: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tuning (trial, unit, time) from 0 to 1, and the map of each trial."""
+    maps = rng.integers(N_MAPS if tuning == "maps" else 1, size=len(odor))
+    tuned = np.zeros((len(odor), n_units, len(_time())))
+    during = _time() >= LATENCY
+    if tuning == "time":
+        # Peaks lie on a circle of the 0.4 s, so that no odor has more spikes than another.
+        begin, end = SHARE_SPAN
+        peak = rng.uniform(begin, end, (n_odors, n_units))
+        inside = (_time() >= begin) & (_time() < end)
+        since = _time()[inside] - peak[odor][:, :, None]
+        since = (since + (end - begin) / 2) % (end - begin) - (end - begin) / 2
+        tuned[:, :, inside] = np.exp(-0.5 * (since / 0.03) ** 2)
+    elif tuning == "pairs":
+        group = rng.integers(2, size=n_units)
+        first = rng.integers(2, size=len(odor))
+        second = np.where(odor == 0, first, 1 - first)
+        tuned[:, :, during] = np.where(group, second[:, None], first[:, None])[:, :, None]
+    else:
+        centre = rng.uniform(-0.5, n_odors - 0.5, (maps.max() + 1, n_units))
+        width = rng.uniform(0.04, 0.1, (maps.max() + 1, n_units)) * n_odors
+        place = odor + rng.uniform(-0.5, 0.5, len(odor))
+        far = (place[:, None] - centre[maps]) / width[maps]
+        tuned[:, :, during] = np.exp(-0.5 * far**2)[:, :, None]
+    tuned[:, rng.random(n_units) < UNTUNED] = 0.0
+    return tuned, maps
+
+
+def _walks(rng: np.random.Generator, n_trials: int, n_units: int) -> np.ndarray:
+    """Random walks (trial, unit) from 0 to a standard deviation of 1, one for each unit."""
+    return np.asarray(np.cumsum(rng.standard_normal((n_trials, n_units)), 0) / np.sqrt(n_trials))
 
 
 def _time() -> np.ndarray:
@@ -226,9 +342,13 @@ def _responses(rng: np.random.Generator, n_odors: int, dim: int) -> np.ndarray:
 
 
 def _trials(
-    rng: np.random.Generator, odors: Sequence[str], repeats: int
+    rng: np.random.Generator, odors: Sequence[str], repeats: int, runs: int | None
 ) -> tuple[np.ndarray, pd.DataFrame]:
     odor = rng.permutation(np.repeat(np.arange(len(odors)), repeats))
+    if runs is not None:
+        parts = np.array_split(np.arange(repeats), min(runs, repeats))
+        order = [rng.permutation(len(odors)) for _ in parts]
+        odor = np.concatenate([np.repeat(o, len(p)) for o, p in zip(order, parts, strict=True)])
     n = len(odor)
     onset = 4.0 + np.cumsum(rng.uniform(7.0, 9.0, n))
     in_sequence = rng.random(n) < 0.88
@@ -248,8 +368,10 @@ def _trials(
 
 def _rates(latents: xr.Dataset, base: np.ndarray) -> np.ndarray:
     """Rates (trial, unit, time) in Hz."""
-    both = np.concatenate([latents["shared"], latents["private"]], axis=2)
-    loadings = np.concatenate([latents["loadings"], latents["private_loadings"]], axis=1)
+    both, loadings = latents["private"].values, latents["private_loadings"].values
+    if "shared" in latents:
+        both = np.concatenate([latents["shared"], both], axis=2)
+        loadings = np.concatenate([latents["loadings"], loadings], axis=1)
     rates = np.exp(loadings @ both.transpose(0, 2, 1))
     return np.asarray(rates * base[:, None])
 

@@ -6,6 +6,8 @@ All functions take one batched ``Normal`` with loc and scale (modality, sample, 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.distributions import Normal
@@ -59,6 +61,57 @@ def partners(observed: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(empty, place, partner), (partner != place) & ~empty
 
 
+def on_sphere(loc: Tensor) -> Tensor:
+    """Codes (..., latent) within a ball, where they stand for the points of half a sphere.
+
+    ``s = sqrt(2 L) z / sqrt(|z|^2 + L)`` with L latents leaves codes of unit variance about as long
+    as they are, and those of silence near zero; long codes, whose lengths differ between modalities
+    without saying much, come to the rim.
+    """
+    n = loc.shape[-1]
+    # Squares of very long codes would overflow.
+    size = loc.detach().abs().amax(-1, keepdim=True).clamp_min(1.0)
+    short = loc / size
+    return short * (2 * n / (short.square().sum(-1, keepdim=True) + n / size.square())).sqrt()
+
+
+def info_nce(codes: Tensor, observed: Tensor, temperature: float) -> Tensor:
+    """Contrast paired codes with unpaired ones, summed over modalities: (sample,), nats.
+
+    The code of a modality is to tell that of its partner in the same sample from those which the
+    partner has in all other samples of the batch. Every modality has another one as partner, drawn
+    anew at every call.
+
+    Parameters
+    ----------
+    codes
+        Of `on_sphere`, (modality, sample, latent).
+    observed
+        (modality, sample); absent modalities take no part.
+    temperature
+        Divides the cosines of points on the sphere.
+
+    Notes
+    -----
+    ``-log exp(p_i . q_i / T) / sum_j exp(p_i . q_j / T)`` (van den Oord et al. 2018, eq. 4, on a
+    sphere as Chen et al. 2020, eq. 1), where the code s stands for the point
+    ``p = [s, sqrt(2 L - |s|^2)] / sqrt(2 L)``. Samples j that share the condition of i by chance
+    are among the others; with redrawn partners the term is least where codes tell conditions and no
+    more.
+    """
+    flat = codes / math.sqrt(2 * codes.shape[-1])
+    height = (1 - flat.square().sum(-1, keepdim=True)).clamp_min(1e-6).sqrt()
+    points = torch.cat([flat, height], dim=-1)
+    partner, found = partners(observed)
+    # The partner may differ from sample to sample, where modalities are absent.
+    other = points.gather(0, partner.unsqueeze(-1).expand_as(points))
+    cosine = points @ other.transpose(1, 2) / temperature
+    there = observed.gather(0, partner)
+    cosine = cosine.masked_fill(~there.unsqueeze(1), -1e9)
+    term = torch.logsumexp(cosine, -1) - cosine.diagonal(dim1=1, dim2=2)
+    return torch.where(found & observed, term, 0.0).sum(0)
+
+
 def kl_standard(q: Normal) -> Tensor:
     """KL(q || N(0, I)), summed over the latent dim."""
     return (0.5 * (q.loc.square() + q.scale.square() - 1) - q.scale.log()).sum(-1)
@@ -92,13 +145,14 @@ def product(q: Normal, member: Tensor, prior: bool) -> Normal:
     Normal
         (..., sample, latent).
     """
-    member = member.to(q.loc.dtype)
-    precision = q.scale.square().reciprocal()
-    total = torch.einsum("...ms,msl->...sl", member, precision) + float(prior)
-    if not prior:  # a sample without any expert gets the prior instead of 0 / 0
-        total = total + (member.sum(-2) == 0).unsqueeze(-1)
-    loc = torch.einsum("...ms,msl->...sl", member, precision * q.loc) / total
-    return normal(loc, total.rsqrt())
+    # N(0, I) is one more expert; it also stands in where there is none.
+    more = ~member.any(-2, keepdim=True) | prior
+    member = torch.cat([member.expand(*more.shape[:-2], *member.shape[-2:]), more], dim=-2)
+    loc = torch.cat([q.loc, torch.zeros_like(q.loc[:1])])
+    # By logarithms, for the precision of a very sure or unsure expert is no number otherwise.
+    log_precision = torch.cat([-2 * q.scale.log(), torch.zeros_like(q.scale[:1])])
+    each = log_precision.masked_fill(~member.unsqueeze(-1), -torch.inf)
+    return normal((each.softmax(-3) * loc).sum(-3), (-each.logsumexp(-3) / 2).exp())
 
 
 def average(q: Normal, observed: Tensor) -> Normal:

@@ -29,12 +29,13 @@ class Likelihood(nn.Module, ABC):
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:
         """Log-probability of x, summed over features: (..., sample)."""
 
-    def log_prob_of_lags(self, output: Tensor, x: Tensor) -> Tensor:
+    def log_prob_of_lags(self, output: Tensor, x: Tensor, n_groups: int = 1) -> Tensor:
         """`log_prob` where `output` may be (..., sample, unit), one value for all lags of a unit.
 
-        x is ordered (lag, unit).
+        Or one for each of `n_groups` consecutive parts of the window, (part x unit). x is ordered
+        (lag, unit).
         """
-        return self.log_prob(repeat_lags(output, x.shape[-1]), x)
+        return self.log_prob(repeat_lags(output, x.shape[-1], n_groups), x)
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
@@ -47,6 +48,16 @@ class Likelihood(nn.Module, ABC):
     def link(self, mean: Tensor) -> Tensor:
         """Decoder output whose mean is `mean`: where a decoder's bias starts."""
         return mean
+
+    def slope(self, mean: Tensor) -> Tensor:
+        """How the mean changes with the decoder's output, feature by feature, where it is `mean`.
+
+        By default the derivative of `mean` at the link, for outputs that each have a mean.
+        """
+        with torch.enable_grad():
+            output = self.link(mean).detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.mean(output).sum(), output)
+        return slope
 
     def sized(self, n_features: int) -> Likelihood:
         """Copy for one modality with `n_features` features, with parameters of its own."""
@@ -106,7 +117,8 @@ class Bernoulli(Likelihood):
 
 
 _MAX_LOG_MEAN = 8.0
-"""Counts above 3,000 per bin are out of reach, so that an outlying code cannot overflow exp."""
+MOST_COUNTS = math.exp(_MAX_LOG_MEAN)
+"""Counts above 2,981 per bin are out of reach, so that an outlying code cannot overflow exp."""
 
 
 class Poisson(Likelihood):
@@ -117,11 +129,13 @@ class Poisson(Likelihood):
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:  # noqa: D102
         return self.log_prob_of_lags(output, x)
 
-    def log_prob_of_lags(self, output: Tensor, x: Tensor) -> Tensor:
+    def log_prob_of_lags(self, output: Tensor, x: Tensor, n_groups: int = 1) -> Tensor:
         """As in the base class; the summed counts suffice where lags share a rate."""
         output = output.clamp(max=_MAX_LOG_MEAN)
         n_lags = x.shape[-1] // output.shape[-1]
-        total = x.unflatten(-1, (n_lags, -1)).sum(-2) if n_lags > 1 else x
+        total = x
+        if n_lags > 1:
+            total = x.unflatten(-1, (n_groups, n_lags, -1)).sum(-2).flatten(-2)
         log_factorials = _log_factorials(x) if self.fused else torch.lgamma(x + 1).sum(-1)
         return (total * output - n_lags * output.exp()).sum(-1) - log_factorials
 
@@ -203,6 +217,13 @@ class Categorical(Likelihood):
     def _logits(self, output: Tensor) -> Tensor:
         logits: Tensor = output.unflatten(-1, (-1, self.n_categories))
         return logits.log_softmax(-1)
+
+    def link(self, mean: Tensor) -> Tensor:  # noqa: D102
+        return mean.clamp_min(1e-4).log()
+
+    def slope(self, mean: Tensor) -> Tensor:
+        """As in the base class; all categories of a position share their outputs."""
+        return mean * (1 - mean)
 
     def log_prob(self, output: Tensor, x: Tensor) -> Tensor:  # noqa: D102
         return (x * self._logits(output).flatten(-2)).sum(-1)

@@ -19,7 +19,7 @@ from neuroshare.vae.experts import (
     split,
 )
 from neuroshare.vae.likelihoods import Likelihood
-from neuroshare.vae.networks import repeat_lags
+from neuroshare.vae.networks import Decoder, repeat_lags
 from neuroshare.vae.objectives.base import Elbo, Objective
 
 
@@ -62,7 +62,8 @@ class MultimodalVAE(nn.Module):
         loc, scale = zip(
             *(encode(x_m) for encode, x_m in zip(self.encoders, x, strict=True)), strict=True
         )
-        return normal(torch.stack(loc).to(x[0].dtype), torch.stack(scale).to(x[0].dtype))
+        q = normal(torch.stack(loc).to(x[0].dtype), torch.stack(scale).to(x[0].dtype))
+        return self.objective.placed(q)
 
     def log_lik(self, z: Tensor, x: Sequence[Tensor]) -> Tensor:
         """Log p(x_m | z_m): z (modality, draw, sample, latent) -> (modality, draw, sample)."""
@@ -117,7 +118,7 @@ class MultimodalVAE(nn.Module):
         if itself.any():
             own = likelihood.mean(decoder(self.objective.latents(q, observed)[target]))
             imputed = torch.where(itself.unsqueeze(-1), own, imputed)
-        return repeat_lags(imputed, x[target].shape[-1])
+        return repeat_lags(imputed, x[target].shape[-1], groups_of(decoder))
 
     def log_marginal(
         self,
@@ -177,8 +178,14 @@ class MultimodalVAE(nn.Module):
         return torch.logsumexp(log_weight, dim=0) - math.log(n_draws)
 
     def _log_lik_of(self, modality: int, z: Tensor, x: Sequence[Tensor]) -> Tensor:
-        output = self.decoders[modality](z).to(z.dtype)
-        return self._likelihood(modality).log_prob_of_lags(output, x[modality])
+        decoder = self.decoders[modality]
+        output = decoder(z).to(z.dtype)
+        return self._likelihood(modality).log_prob_of_lags(output, x[modality], groups_of(decoder))
 
     def _likelihood(self, modality: int) -> Likelihood:
         return cast(Likelihood, self.likelihoods[modality])
+
+
+def groups_of(decoder: nn.Module) -> int:
+    """Parts of the window for which a decoder has values of their own."""
+    return decoder.n_groups if isinstance(decoder, Decoder) else 1

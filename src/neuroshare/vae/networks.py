@@ -88,6 +88,11 @@ def _perceptron(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*(Layer(n_in, n_out, _SLOPE) for n_in, n_out in pairwise(widths)))
 
 
+_LOG_SCALES = (-12.0, 3.0)
+"""Of posteriors. A single window outside what was learned would otherwise get a scale of millions,
+and its gradient ends the training; the prior has scale 1."""
+
+
 class Encoder(nn.Module):
     """Multilayer perceptron to the loc and scale of a Gaussian, beside a linear map.
 
@@ -114,6 +119,12 @@ class Encoder(nn.Module):
         ``"lags"``: sum each unit's activity over the lags of the window before anything else, so
         that the network has one input per unit. Fine timing inside a window of a tenth of a second
         is mostly noise, and the square root of a summed count has a stable variance.
+    n_groups
+        Pool so many consecutive parts of the window instead, of equally many lags: the network has
+        one input per part and unit, ordered (part, unit).
+    body
+        In place of the perceptron: maps (sample, unit, lag) to (sample, ``hidden[-1]``). It sees
+        every lag, also where `skip` sees their sums; see `set_lags`.
     """
 
     def __init__(
@@ -129,15 +140,22 @@ class Encoder(nn.Module):
         bottleneck: bool = False,
         linear: bool = False,
         pool: Pool = "none",
+        n_groups: int = 1,
+        body: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.n_units = n_units or n_inputs
+        self.n_groups = n_groups
         self.pool = pool
         self.n_inputs = n_inputs
+        self.sees_lags = body is not None
+        if body is not None and pool == "lags":
+            self.register_buffer("lag_loc", torch.zeros(n_inputs))
+            self.register_buffer("lag_scale", torch.ones(n_inputs))
         if pool == "lags":
-            n_inputs = self.n_units
+            n_inputs = n_groups * self.n_units
         widths = [n_inputs, *hidden, *([n_latents] if bottleneck else [])]
-        self.body = _perceptron(widths)
+        self.body = _perceptron(widths) if body is None else body
         self.loc = nn.Linear(widths[-1], n_latents)
         self.log_scale = nn.Linear(widths[-1], n_latents)
         self.skip = nn.Linear(n_inputs, n_latents, bias=False) if linear else None
@@ -149,11 +167,18 @@ class Encoder(nn.Module):
 
     input_loc: Tensor
     input_scale: Tensor
+    lag_loc: Tensor
+    lag_scale: Tensor
 
     def set_standard(self, loc: Tensor, scale: Tensor) -> None:
         """Standardise (transformed) inputs by these, (feature,)."""
         self.input_loc.copy_(loc)
         self.input_scale.copy_(scale)
+
+    def set_lags(self, loc: Tensor, scale: Tensor) -> None:
+        """Standardise what a `body` beside pooled inputs sees by these, (lag x unit,)."""
+        self.lag_loc.copy_(loc)
+        self.lag_scale.copy_(scale)
 
     @torch.no_grad()
     def start_from(self, weights: Tensor, bias: Tensor, scale: float) -> None:
@@ -173,20 +198,32 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Loc and scale, (sample, latent) each, from x (sample, feature)."""
-        if self.pool == "lags":
-            x = x.unflatten(1, (-1, self.n_units)).sum(1)
+        kept = None
+        if self.dropout and self.training:
+            kept = dropout(x.new_ones(len(x), 1, self.n_units), self.dropout)
+        if self.pool == "none":
+            seen = lags = self._seen(x, self.input_loc, self.input_scale, kept)
+        else:
+            pooled = x.unflatten(1, (self.n_groups, -1, self.n_units)).sum(2).flatten(1)
+            seen = self._seen(pooled, self.input_loc, self.input_scale, kept)
+            lags = self._seen(x, self.lag_loc, self.lag_scale, kept) if self.sees_lags else seen
+        if self.sees_lags:
+            lags = lags.unflatten(1, (-1, self.n_units)).transpose(1, 2).contiguous()
+        features = self.body(lags)
+        loc = self.loc(features)
+        if self.skip is not None:
+            loc = loc + self.skip(seen)
+        return loc, self.log_scale(features).clamp(*_LOG_SCALES).exp()
+
+    def _seen(self, x: Tensor, loc: Tensor, scale: Tensor, kept: Tensor | None) -> Tensor:
+        """What the network sees of activity, (sample, feature); `kept` is (sample, 1, unit)."""
         if self.transform == "sqrt":
             x = x.sqrt()
         if self.standardise:
-            x = (x - self.input_loc) / self.input_scale
-        if self.dropout and self.training:
-            kept = dropout(x.new_ones(len(x), 1, self.n_units), self.dropout)
+            x = (x - loc) / scale
+        if kept is not None:
             x = (x.unflatten(1, (-1, self.n_units)) * kept).flatten(1)
-        features = self.body(x)
-        loc = self.loc(features)
-        if self.skip is not None:
-            loc = loc + self.skip(x)
-        return loc, self.log_scale(features).exp()
+        return x
 
 
 class Decoder(nn.Module):
@@ -204,6 +241,8 @@ class Decoder(nn.Module):
         One output for all lags of a unit, (..., unit): expected activity is constant within a
         window, which slides over the trial anyway. By default every feature has an output of its
         own.
+    n_groups
+        One output for each of so many consecutive parts of the window, (..., part x unit).
     """
 
     def __init__(
@@ -214,10 +253,12 @@ class Decoder(nn.Module):
         *,
         linear: bool = False,
         n_units: int | None = None,
+        n_groups: int = 1,
     ) -> None:
         super().__init__()
         widths = [n_latents, *hidden]
-        self.n_lags = 1 if n_units is None else n_outputs // n_units
+        self.n_groups = n_groups
+        self.n_lags = 1 if n_units is None else n_outputs // n_units // n_groups
         self.body = _perceptron(widths)
         self.output = Layer(widths[-1], n_outputs // self.n_lags)
         self.skip = nn.Linear(n_latents, n_outputs // self.n_lags, bias=False) if linear else None
@@ -225,7 +266,9 @@ class Decoder(nn.Module):
     @torch.no_grad()
     def start_at(self, output: Tensor) -> None:
         """Start near the constant `output` (feature,), such as the link of the mean counts."""
-        self.output.bias.copy_(output.unflatten(0, (self.n_lags, -1)).mean(0))
+        if self.n_lags > 1:
+            output = output.unflatten(0, (self.n_groups, self.n_lags, -1)).mean(1).flatten()
+        self.output.bias.copy_(output)
         self.output.weight.mul_(0.1)
         if self.skip is not None:
             self.skip.weight.mul_(0.1)
@@ -249,7 +292,14 @@ class Decoder(nn.Module):
         return output
 
 
-def repeat_lags(output: Tensor, n_features: int) -> Tensor:
-    """Output (..., feature) of a decoder that gives one value for all lags, ordered (lag, unit)."""
+def repeat_lags(output: Tensor, n_features: int, n_groups: int = 1) -> Tensor:
+    """Output (..., feature), ordered (lag, unit), of a decoder with one value for several lags.
+
+    These are all lags of the window, or those of one of `n_groups` consecutive parts.
+    """
     n_lags = n_features // output.shape[-1]
-    return output.repeat(*(1,) * (output.dim() - 1), n_lags) if n_lags > 1 else output
+    if n_lags == 1:
+        return output
+    parts = output.unflatten(-1, (n_groups, 1, -1))
+    repeated: Tensor = parts.expand(*parts.shape[:-2], n_lags, -1).flatten(-3)
+    return repeated

@@ -13,6 +13,7 @@ from torch.func import functional_call, stack_module_state
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
+from neuroshare.vae.history import History
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.objectives.base import Elbo
 from neuroshare.vae.schedule import Schedule, value_at
@@ -26,7 +27,7 @@ from neuroshare.vae.step import (
     matmul_precision,
     set_lr,
 )
-from neuroshare.vae.train import Data, Graphs, History, is_recorded, start_training
+from neuroshare.vae.train import Data, Training, final_loss, grouped, is_recorded, start_training
 
 Randomness = Literal["different", "same"]
 
@@ -34,17 +35,10 @@ Randomness = Literal["different", "same"]
 def fit_many(
     vaes: Sequence[MultimodalVAE],
     data: Data,
+    training: Training,
     *,
     betas: Sequence[float | Schedule],
-    epochs: int,
-    batch_size: int = 128,
-    lr: float | Schedule = 1e-3,
-    weight_decay: float = 0.0,
-    precision: Precision = "fp32",
-    graphs: Graphs = "auto",
     randomness: Randomness = "different",
-    seed: int = 0,
-    progress: bool = True,
 ) -> list[History]:
     """Train many models in place, each as `fit` would, in one step after another for all of them.
 
@@ -60,17 +54,16 @@ def fit_many(
         The models, on the device of the data.
     data
         Training samples, the same for all.
+    training
+        How, as in `fit`; its seed is of batches, partners and noise of all models together, so that
+        what one of them draws depends on which others there are. Its `beta` is not used, and
+        neither is what goes with validation and checkpoints.
     betas
         Weight of the rate of each model, a number or a `Schedule`.
-    epochs, batch_size, lr, weight_decay, precision, graphs, progress
-        As in `fit`.
     randomness
         ``"different"``: every model has batches and noise of its own. ``"same"``: all have those
         that `fit` draws with this seed, so that they differ by their weights and betas alone;
         except for noise if there are several architectures, or an objective is not `stackable`.
-    seed
-        Of batches, partners and noise of all models together: what one of them draws depends on
-        which others there are. The global generators are left as they were.
 
     Returns
     -------
@@ -97,10 +90,11 @@ def fit_many(
     for position, vae in enumerate(vaes):
         start_training(vae)
         members.setdefault(_architecture(vae), []).append(position)
-    stacks = [_Stack([vaes[i] for i in chosen], precision) for chosen in members.values()]
+    stacks = [_Stack([vaes[i] for i in chosen], training.precision) for chosen in members.values()]
     order = [position for chosen in members.values() for position in chosen]
     sums = Sums((len(vaes),), len(vaes[0].encoders), device)
-    optimizer = adam([leaf for s in stacks for leaf in s.leaves()], lr, weight_decay, device)
+    leaves = [leaf for stack in stacks for leaf in stack.leaves().items()]
+    optimizer = adam(grouped(leaves, training), training.lr, training.weight_decay, device)
     histories = [History() for _ in vaes]
 
     def learn(index: Tensor) -> None:
@@ -117,22 +111,27 @@ def fit_many(
         optimizer.step()
 
     step: Callable[[Tensor], None] = learn
-    if is_recorded(graphs, data, device):
-        full = (len(vaes), min(batch_size, len(data)))
+    if is_recorded(training.graphs, data, device):
+        full = (len(vaes), min(training.batch_size, len(data)))
         step = RecordedStep(learn, torch.zeros(full, dtype=torch.long, device=device))
-    with generators_of(device, seed), matmul_precision(precision):
-        bar = tqdm(total=epochs, disable=not progress, unit="epoch", desc=f"fit {len(vaes)} models")
+    with generators_of(device, training.seed), matmul_precision(training.precision):
+        bar = tqdm(
+            total=training.epochs,
+            disable=not training.progress,
+            unit="epoch",
+            desc=f"fit {len(vaes)} models",
+        )
         try:
             with bar:
-                for epoch in range(epochs):
+                for epoch in range(training.epochs):
                     data.redraw(epoch)
                     for stack in stacks:
                         stack.start_epoch(epoch)
                     current = [value_at(betas[position], epoch) for position in order]
-                    set_lr(optimizer, value_at(lr, epoch))
+                    set_lr(optimizer, value_at(training.lr, epoch))
                     sums.start(torch.tensor(current))
                     samples = _samples(len(vaes), len(data), randomness, device)
-                    for index in samples.split(batch_size, dim=1):
+                    for index in samples.split(training.batch_size, dim=1):
                         step(index)
                     means = zip(*(part.tolist() for part in sums.means(len(data))), strict=True)
                     for position, beta, mean in zip(order, current, means, strict=True):
@@ -140,7 +139,8 @@ def fit_many(
                     bar.update()
         except KeyboardInterrupt:
             warnings.warn(
-                f"training was interrupted after {histories[0].n_epochs} of {epochs} epochs; "
+                f"training was interrupted after {histories[0].n_epochs} of "
+                f"{training.epochs} epochs; "
                 "the models hold the weights reached.",
                 stacklevel=2,
             )
@@ -152,7 +152,7 @@ def fit_many(
         history.validation_loss = [float("nan")] * history.n_epochs
         vae.eval()
         if not history.interrupted:
-            history.note_final(vae, data, batch_size, seed)
+            history.final_loss = final_loss(vae, data, history, training)
     return histories
 
 
@@ -177,9 +177,9 @@ class _Stack:
             if hasattr(module, "fused"):  # which vmap does not understand
                 module.fused = False  # type: ignore[assignment]
 
-    def leaves(self) -> list[Tensor]:
-        """Give the stacked tensors to be trained."""
-        return [tensor for tensor in self.parameters.values() if tensor.requires_grad]
+    def leaves(self) -> dict[str, Tensor]:
+        """Give the stacked tensors to be trained, by name."""
+        return {n: tensor for n, tensor in self.parameters.items() if tensor.requires_grad}
 
     def start_epoch(self, epoch: int) -> None:
         """Move what follows a schedule."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -44,20 +46,48 @@ def matmul_precision(precision: Precision) -> Iterator[None]:
         setattr(matmul, name, before)
 
 
+class _Turn:
+    """A lock that its thread may take again, and that a forked process finds free."""
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):  # which Windows lacks
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        self.lock = threading.RLock()
+
+
+_turn = _Turn()
+
+if hasattr(os, "register_at_fork"):
+    # The threads that computed do not survive a fork: a child that waits for them waits for ever.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
 @contextmanager
 def generators_of(device: torch.device, seed: int) -> Iterator[None]:
-    """Draw by `seed` inside; afterwards the global generators are as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """Draw by `seed` inside; afterwards the global generators are as they were.
+
+    They belong to the process, and dropout, initialisation and an objective of one's own draw from
+    no others: threads of a process enter one after another.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with _turn.lock, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield
 
 
 def adam(
-    parameters: Iterable[Tensor], lr: float | Schedule, weight_decay: float, device: torch.device
+    parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
+    lr: float | Schedule,
+    weight_decay: float,
+    device: torch.device,
 ) -> torch.optim.Optimizer:
     """Adam, or AdamW where weights decay, in one kernel; a GPU counts the steps itself.
 
     On a GPU the rate is a tensor, which a recorded step finds where it was when it was recorded.
+    Groups of parameters may have a ``"rate"`` of their own, by which `set_lr` multiplies.
     """
     first: float | Tensor = value_at(lr, 0)
     if device.type == "cuda":
@@ -76,10 +106,11 @@ def adam(
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Learn at this rate from now on."""
     for group in optimizer.param_groups:
+        own = lr * group.get("rate", 1.0)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(own)
         else:
-            group["lr"] = lr
+            group["lr"] = own
 
 
 class Sums:

@@ -8,19 +8,20 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from neuroshare.support.files import write_whole
+from neuroshare.vae.history import History, as_arrays
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.schedule import Schedule, value_at
 from neuroshare.vae.step import (
@@ -33,7 +34,6 @@ from neuroshare.vae.step import (
     matmul_precision,
     set_lr,
 )
-from neuroshare.writing import write_whole
 
 CHECKPOINT_SECONDS = 10.0
 """A checkpoint is written at the end of an epoch when the last one is this old."""
@@ -47,6 +47,7 @@ class Data(Protocol):
 
     Data whose `batch` gathers on the device, without waiting, from tensors that stay where they
     are, say so by an attribute ``resident = True``; `redraw` then fills those tensors in place.
+    Data with a method ``fingerprint() -> str`` are known again by a checkpoint.
     """
 
     def __len__(self) -> int:
@@ -62,74 +63,114 @@ class Data(Protocol):
         ...
 
 
-@dataclass
-class History:
-    """What happened, one entry per epoch; validation is NaN where it was not evaluated."""
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How to train.
 
-    loss: list[float] = field(default_factory=list)
-    rate: list[float] = field(default_factory=list)
-    log_likelihood: list[list[float]] = field(default_factory=list)
-    """Per epoch, mean over samples for each modality."""
-    beta: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
-    best_epoch: int | None = None
-    final_loss: float | None = None
-    """On one training batch, of the weights that are kept: no epoch has seen the last step."""
-    interrupted: bool = False
+    Parameters
+    ----------
+    epochs, batch_size, weight_decay
+        The usual; weight decay is decoupled (AdamW).
+    lr, beta
+        Learning rate, and weight of the rate; a `Schedule` is evaluated at every epoch.
+    linear_rate
+        Of the learning rate, what linear maps beside the networks learn by. Adam moves every weight
+        by as much, and a map that starts well has many small ones.
+    steps
+        Stop after so many steps, wherever the epoch is; None trains all epochs.
+    average
+        Decay of a running mean of the weights, of about the last ``1 / (1 - average)`` steps, which
+        is what is looked at and kept (Polyak & Juditsky 1992); 0 keeps the last weights themselves.
+    patience
+        Stop when the validation loss has not improved for this many epochs.
+    validate_every
+        Epochs from one validation to the next.
+    precision
+        Of the networks' matrix products in training: ``"fp32"``, ``"tf32"`` (on GPUs that have it;
+        elsewhere float32) or ``"bf16"``. Weights, objective, likelihoods, Adam and validation are
+        float32 in any case.
+    graphs
+        Record the training step as a CUDA graph and replay it. ``"auto"``: on a GPU, where the data
+        are resident (see `Data`). True elsewhere prepares the step alike and calls it.
+    seed
+        Of batches, partners and noise. The global generators are left as they were; threads of one
+        process train one after another, for they have these in common.
+    progress
+        Show a progress bar.
+    checkpoint
+        File to which the whole state goes now and then. If it exists, training continues from it
+        and ends, on the CPU, with the very weights of an uninterrupted run.
+    """
 
-    @property
-    def n_epochs(self) -> int:
-        """Epochs finished so far."""
-        return len(self.loss)
+    epochs: int
+    batch_size: int = 128
+    lr: float | Schedule = 1e-3
+    beta: float | Schedule = 1.0
+    weight_decay: float = 0.0
+    linear_rate: float = 1.0
+    steps: int | None = None
+    average: float = 0.0
+    patience: int | None = None
+    validate_every: int = 1
+    precision: Precision = "fp32"
+    graphs: Graphs = "auto"
+    seed: int = 0
+    progress: bool = True
+    checkpoint: str | os.PathLike[str] | None = None
 
-    def note(self, beta: float, rate: float, log_likelihood: list[float]) -> None:
-        """Append an epoch of training."""
-        self.loss.append(beta * rate - sum(log_likelihood))
-        self.rate.append(rate)
-        self.log_likelihood.append(log_likelihood)
-        self.beta.append(beta)
+    def of(self, vae: MultimodalVAE, data: Data, validation: Data | None) -> dict[str, Any]:
+        """All that decides the course of this training, for a checkpoint to tell others by."""
+        return {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "lr": self.lr if isinstance(self.lr, float | int) else str(self.lr),
+            "beta": str(self.beta),
+            "weight_decay": self.weight_decay,
+            "linear_rate": self.linear_rate,
+            "steps": self.steps,
+            "average": self.average,
+            "patience": self.patience,
+            "validate_every": self.validate_every,
+            "precision": self.precision,
+            "seed": self.seed,
+            "objective": described(vae.objective),
+            "likelihoods": [described(part) for part in vae.likelihoods],
+            "n_samples": len(data),
+            "n_validation": len(validation) if validation is not None else 0,
+            "data": _fingerprint(data),
+            "validation": _fingerprint(validation),
+        }
 
-    def note_final(self, vae: MultimodalVAE, data: Data, batch_size: int, seed: int) -> None:
-        """Evaluate the weights that training has arrived at, on one batch."""
-        beta = self.beta[-1] if self.beta else 0.0
-        self.final_loss = evaluate(vae, data, beta=beta, n_samples=batch_size, seed=seed)
 
-    def check_finite(self) -> None:
-        """Raise where the loss stopped being finite.
+Verdict = Literal["go on", "keep", "stop"]
+"""Of a `Watch`: ``"keep"`` these weights, the best so far; ``"stop"`` training here."""
 
-        Raises
-        ------
-        ValueError
-            With the first such epoch.
-        """
-        when = {f"in epoch {epoch}": loss for epoch, loss in enumerate(self.loss, start=1)}
-        if self.final_loss is not None:
-            when["with the last step"] = self.final_loss
-        for step, loss in when.items():
-            if not math.isfinite(loss):
-                raise ValueError(
-                    f"the loss became {loss} {step}. Take a smaller learning rate (lr) "
-                    "or check the data for extreme values."
-                )
+
+@dataclass(frozen=True)
+class Watch:
+    """Somebody who looks at the model now and then, and may stop training.
+
+    Parameters
+    ----------
+    every
+        Steps from one look to the next; the last step of all is looked at as well.
+    look
+        Called with the number of steps done, the model in evaluation mode. What it draws from the
+        global generators is its own. At the end the weights that it kept last are restored, if it
+        kept any. What it remembers does not go to a checkpoint.
+    """
+
+    every: int
+    look: Callable[[int], Verdict]
 
 
 def fit(
     vae: MultimodalVAE,
     data: Data,
+    training: Training,
     *,
-    epochs: int,
-    batch_size: int = 128,
-    lr: float | Schedule = 1e-3,
-    beta: float | Schedule = 1.0,
-    weight_decay: float = 0.0,
     validation: Data | None = None,
-    patience: int | None = None,
-    validate_every: int = 1,
-    precision: Precision = "fp32",
-    graphs: Graphs = "auto",
-    seed: int = 0,
-    progress: bool = True,
-    checkpoint: str | os.PathLike[str] | None = None,
+    watch: Watch | None = None,
 ) -> History:
     """Train in place by Adam on the loss mean(beta * rate - sum of observed log-likelihoods).
 
@@ -139,29 +180,13 @@ def fit(
         The model, on the device of the data.
     data
         Training samples.
-    epochs, batch_size, weight_decay
-        The usual; weight decay is decoupled (AdamW).
-    lr, beta
-        Learning rate, and weight of the rate; a `Schedule` is evaluated at every epoch.
+    training
+        How.
     validation
         Held-out samples; their loss is recorded every `validate_every` epochs, and at the end the
         weights of the best epoch are restored.
-    patience
-        Stop when the validation loss has not improved for this many epochs.
-    precision
-        Of the networks' matrix products in training: ``"fp32"``, ``"tf32"`` (on GPUs that have it;
-        elsewhere float32) or ``"bf16"``. Weights, objective, likelihoods, Adam and validation are
-        float32 in any case.
-    graphs
-        Record the training step as a CUDA graph and replay it. ``"auto"``: on a GPU, where the data
-        are resident (see `Data`). True elsewhere prepares the step alike and calls it.
-    seed
-        Of batches, partners and noise. The global generators are left as they were.
-    progress
-        Show a progress bar.
-    checkpoint
-        File to which the whole state goes now and then. If it exists, training continues from it
-        and ends, on the CPU, with the very weights of an uninterrupted run.
+    watch
+        In place of `validation`: looks between epochs too.
 
     Returns
     -------
@@ -170,79 +195,94 @@ def fit(
     Raises
     ------
     ValueError
-        If a checkpoint belongs to another training, the loss stops being finite, or graphs are
-        asked for with data that are not resident.
+        If a checkpoint belongs to another training, the loss stops being finite, graphs are asked
+        for with data that are not resident, or both `validation` and `watch` are given.
     """
+    if validation is not None and watch is not None:
+        raise ValueError("fit takes validation or watch: one of them chooses the weights.")
     device = next(vae.parameters()).device
-    settings = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "lr": lr if isinstance(lr, float | int) else str(lr),
-        "beta": str(beta),
-        "weight_decay": weight_decay,
-        "patience": patience,
-        "validate_every": validate_every,
-        "precision": precision,
-        "seed": seed,
-        "objective": described(vae.objective),
-        "likelihoods": [described(part) for part in vae.likelihoods],
-        "n_samples": len(data),
-        "n_validation": len(validation) if validation is not None else 0,
-    }
-    trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
-    optimizer = adam(trained, lr, weight_decay, device)
-    state = _State(settings, vae, optimizer, device)
+    epochs, beta = training.epochs, training.beta
+    optimizer = adam(
+        grouped(vae.named_parameters(), training), training.lr, training.weight_decay, device
+    )
+    path = Path(training.checkpoint) if training.checkpoint is not None else None
+    state = _State(training.of(vae, data, validation) if path else {}, vae, optimizer, device)
     history = state.history
-    path = Path(checkpoint) if checkpoint is not None else None
+    mean = RunningMean(vae, training.average) if training.average else None
+    state.mean = mean
     sums = Sums((), len(vae.encoders), device)
 
     def learn(index: Tensor) -> None:
         x, observed = data.batch(index)
-        loss = sums.add(vae.elbo(x, observed, autocast_dtype(precision)), observed)
+        loss = sums.add(vae.elbo(x, observed, autocast_dtype(training.precision)), observed)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
 
     step: Callable[[Tensor], None] = learn
-    if is_recorded(graphs, data, device):
-        full = min(batch_size, len(data))
+    if is_recorded(training.graphs, data, device):
+        full = min(training.batch_size, len(data))
         step = RecordedStep(learn, torch.zeros(full, dtype=torch.long, device=device))
-    with generators_of(device, seed), matmul_precision(precision):
+    with generators_of(device, training.seed), matmul_precision(training.precision):
         if path is not None and path.exists():
             state.restore(path)
         bar = tqdm(
-            total=epochs, initial=history.n_epochs, disable=not progress, unit="epoch", desc="fit"
+            total=epochs,
+            initial=history.n_epochs,
+            disable=not training.progress,
+            unit="epoch",
+            desc="fit",
         )
         written = time.monotonic()
         try:
             with bar:
-                while history.n_epochs < epochs and not state.stalled(patience):
+                while history.n_epochs < epochs and not state.ended(training.patience):
                     epoch = history.n_epochs
                     vae.objective.start_epoch(epoch)
                     data.redraw(epoch)
                     start_training(vae)
                     current = value_at(beta, epoch)
-                    set_lr(optimizer, value_at(lr, epoch))
+                    set_lr(optimizer, value_at(training.lr, epoch))
                     sums.start(torch.tensor(current))
-                    for index in torch.randperm(len(data), device=device).split(batch_size):
+                    last = epoch + 1 == epochs
+                    n_seen = 0
+                    for index in torch.randperm(len(data), device=device).split(
+                        training.batch_size
+                    ):
                         step(index)
-                    rate, log_likelihood = sums.means(len(data))
+                        history.n_steps += 1
+                        if mean is not None:
+                            mean.note(history.n_steps)
+                        n_seen += len(index)
+                        if watch is not None and (
+                            history.n_steps % watch.every == 0 or (last and n_seen == len(data))
+                        ):
+                            state.show(watch, training.seed)
+                        if history.n_steps == training.steps:
+                            history.stopped = True
+                        if history.stopped:
+                            break
+                    rate, log_likelihood = sums.means(n_seen)
                     history.note(current, rate.item(), log_likelihood.tolist())
                     history.check_finite()
-                    last = epoch + 1 == epochs
-                    if validation is not None and (last or epoch % validate_every == 0):
+                    if validation is not None and (last or epoch % training.validate_every == 0):
                         # Epochs are compared by the objective at which a schedule arrives.
                         vae.objective.start_epoch(epochs - 1)
-                        final = value_at(beta, epochs - 1)
-                        state.note_validation(
-                            evaluate(vae, validation, beta=final, batch_size=batch_size, seed=seed)
-                        )
+                        with state.seen():
+                            loss = evaluate(
+                                vae,
+                                validation,
+                                beta=value_at(beta, epochs - 1),
+                                batch_size=training.batch_size,
+                                seed=training.seed,
+                            )
+                            state.note_validation(loss)
                     else:
                         history.validation_loss.append(math.nan)
                     bar.set_postfix(loss=f"{history.loss[-1]:.4g}", refresh=False)
                     bar.update()
                     if path is not None and (
-                        last or time.monotonic() - written > CHECKPOINT_SECONDS
+                        last or history.stopped or time.monotonic() - written > CHECKPOINT_SECONDS
                     ):
                         state.save(path)
                         written = time.monotonic()
@@ -261,11 +301,30 @@ def fit(
     optimizer.zero_grad(set_to_none=True)
     if state.best:
         vae.load_state_dict(state.best)
+    elif mean is not None:
+        mean.exchange()
     vae.eval()
     if not history.interrupted:
-        history.note_final(vae, data, batch_size, seed)
+        history.final_loss = final_loss(vae, data, history, training)
         history.check_finite()
     return history
+
+
+def grouped(parameters: Iterable[tuple[str, Tensor]], training: Training) -> list[dict[str, Any]]:
+    """Parameters that are trained: all but the linear maps, and these, at rates of their own."""
+    parts: dict[bool, list[Tensor]] = {False: [], True: []}
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            parts[training.linear_rate != 1 and ".skip." in name].append(parameter)
+    rates = {False: 1.0, True: training.linear_rate}
+    groups: list[dict[str, Any]] = []
+    for linear, members in parts.items():
+        if members:
+            first = value_at(training.lr, 0) * rates[linear]
+            device = members[0].device
+            lr = torch.tensor(first, device=device) if device.type == "cuda" else first
+            groups.append({"params": members, "rate": rates[linear], "lr": lr})
+    return groups
 
 
 def is_recorded(graphs: Graphs, data: Data, device: torch.device) -> bool:
@@ -313,6 +372,35 @@ def evaluate(
     return float(total) / n_samples
 
 
+def final_loss(vae: MultimodalVAE, data: Data, history: History, training: Training) -> float:
+    """Evaluate the weights that training has arrived at, on one batch."""
+    beta = history.beta[-1] if history.beta else 0.0
+    return evaluate(vae, data, beta=beta, n_samples=training.batch_size, seed=training.seed)
+
+
+class RunningMean:
+    """Exponential mean of the trained weights of a model over its steps."""
+
+    def __init__(self, vae: MultimodalVAE, decay: float) -> None:
+        self.own = {n: p.detach() for n, p in vae.named_parameters() if p.requires_grad}
+        self.of = {name: value.clone() for name, value in self.own.items()}
+        self.decay = decay
+
+    @torch.no_grad()
+    def note(self, step: int) -> None:
+        """Take the weights after so many steps; of few steps the mean is shorter."""
+        share = 1 - min(self.decay, step / (step + 9))
+        torch._foreach_lerp_(list(self.of.values()), list(self.own.values()), share)
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Let the model and the mean change places."""
+        for name, value in self.own.items():
+            kept = value.clone()
+            value.copy_(self.of[name])
+            self.of[name].copy_(kept)
+
+
 @dataclass
 class _State:
     """What a training has reached: all that it depends on goes to a checkpoint and comes back."""
@@ -324,17 +412,48 @@ class _State:
     history: History = field(default_factory=History)
     best: dict[str, Tensor] = field(default_factory=dict)
     """Weights of the epoch with the least validation loss."""
+    mean: RunningMean | None = None
+
+    @contextmanager
+    def seen(self) -> Iterator[None]:
+        """Let the model have its mean weights inside, where there are such."""
+        if self.mean is None:
+            yield
+            return
+        self.mean.exchange()
+        try:
+            yield
+        finally:
+            self.mean.exchange()
 
     def note_validation(self, loss: float) -> None:
         """Append a validation loss, and keep the weights if it is the least so far."""
         losses = self.history.validation_loss
         if math.isfinite(loss) and not any(loss >= previous for previous in losses):
             self.history.best_epoch = len(losses)
-            self.best = {name: value.clone() for name, value in self.vae.state_dict().items()}
+            self.keep()
         losses.append(loss)
 
-    def stalled(self, patience: int | None) -> bool:
-        """Whether the validation loss has not improved for `patience` epochs."""
+    def keep(self) -> None:
+        """Keep these weights."""
+        self.best = {name: value.clone() for name, value in self.vae.state_dict().items()}
+
+    def show(self, watch: Watch, seed: int) -> None:
+        """Let somebody look at the model, without a trace on training but the verdict."""
+        self.vae.eval()
+        with self.seen():
+            with generators_of(self.device, seed):
+                verdict = watch.look(self.history.n_steps)
+            if verdict == "keep":
+                self.keep()
+                self.history.best_step = self.history.n_steps
+        start_training(self.vae)
+        self.history.stopped = verdict == "stop"
+
+    def ended(self, patience: int | None) -> bool:
+        """Whether a watch said so, or validation has not improved for `patience` epochs."""
+        if self.history.stopped:
+            return True
         best = self.history.best_epoch
         if patience is None or best is None:
             return False
@@ -344,6 +463,8 @@ class _State:
         """Write everything; the old checkpoint stays until this one is whole."""
         tensors = {f"weights.{name}": value for name, value in self.vae.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        if self.mean is not None:
+            tensors |= {f"mean.{name}": value for name, value in self.mean.of.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         tensors["generator.cpu"] = torch.get_rng_state()
@@ -353,7 +474,7 @@ class _State:
             tensors[f"history.{name}"] = torch.from_numpy(values)
         metadata = {
             "settings": json.dumps(self.settings),
-            "best_epoch": json.dumps(self.history.best_epoch),
+            **{name: json.dumps(getattr(self.history, name)) for name in _COUNTED},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.contiguous() for name, value in tensors.items()}
@@ -374,7 +495,9 @@ class _State:
         weights = _under("weights.", tensors)
         shapes = {name: tuple(value.shape) for name, value in self.vae.state_dict().items()}
         if different or shapes != {name: tuple(value.shape) for name, value in weights.items()}:
-            what = ", ".join(f"{k} was {stored.get(k)}, is {self.settings[k]}" for k in different)
+            what = ", ".join(
+                _OTHER.get(k, f"{k} was {stored.get(k)}, is {self.settings[k]}") for k in different
+            )
             raise ValueError(
                 f"checkpoint {path} belongs to another training ({what or 'other network shapes'})."
                 " Continue with the same settings and data, or delete it to start anew."
@@ -386,19 +509,37 @@ class _State:
             state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.best = {k: v.to(self.device) for k, v in _under("best.", tensors).items()}
+        if self.mean is not None:
+            for name, value in _under("mean.", tensors).items():
+                self.mean.of[name].copy_(value)
         for name, value in _under("history.", tensors).items():
             setattr(self.history, name, value.tolist())
-        self.history.best_epoch = json.loads(metadata["best_epoch"])
+        for name in _COUNTED:
+            if name in metadata:
+                setattr(self.history, name, json.loads(metadata[name]))
         torch.set_rng_state(tensors["generator.cpu"])
         if self.device.type == "cuda" and "generator.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["generator.cuda"], self.device)
 
 
+_OTHER = {"data": "other training samples", "validation": "other validation samples"}
+"""What to say where names of data differ, which tell nobody anything."""
+
+_COUNTED = ("best_epoch", "n_steps", "best_step", "stopped")
+"""What a checkpoint keeps of a history beside its arrays."""
+
+
+def _fingerprint(data: Data | None) -> str | None:
+    """Short name of the data, where they have one."""
+    give: Callable[[], str] | None = getattr(data, "fingerprint", None)
+    return None if give is None else give()
+
+
 def described(module: nn.Module) -> str:
     """Class and constructor arguments, which are kept as attributes of the same name."""
     names = inspect.signature(type(module).__init__).parameters
-    told = [f"{name}={getattr(module, name)}" for name in names if hasattr(module, name)]
-    return f"{type(module).__name__}({', '.join(told)})"
+    given = [f"{name}={getattr(module, name)}" for name in names if hasattr(module, name)]
+    return f"{type(module).__name__}({', '.join(given)})"
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -406,12 +547,4 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         name.removeprefix(prefix): value
         for name, value in tensors.items()
         if name.startswith(prefix)
-    }
-
-
-def as_arrays(history: History) -> dict[str, NDArray[np.float64]]:
-    """History as arrays: (epoch,) each, log_likelihood (epoch, modality)."""
-    return {
-        name: np.asarray(getattr(history, name), dtype=float)
-        for name in ("loss", "rate", "log_likelihood", "beta", "validation_loss")
     }

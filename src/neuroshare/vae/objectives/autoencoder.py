@@ -19,6 +19,9 @@ class Autoencoder(Objective):
     shares = False
     has_prior = False
 
+    def sentence(self) -> str:  # noqa: D102
+        return "There is no noise and no rate: every modality has an autoencoder of its own."
+
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
         return Elbo(log_lik(q.loc.unsqueeze(1)).squeeze(1), q.loc.new_zeros(q.loc.shape[1]))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from neuroshare.vae.experts import average, kl_standard, normal
-from neuroshare.vae.objectives.base import Elbo, LogLik, Objective
+from neuroshare.vae.objectives.base import Elbo, LogLik, Objective, Reference
 
 
 class Average(Objective):
@@ -17,6 +17,15 @@ class Average(Objective):
     -----
     z ~ N(mean loc, mean scale) and R = KL(joint || N(0, I)) (Hosoya 2018; the "aggregated VAE").
     """
+
+    reference = Reference(
+        "Hosoya 2018",
+        "Hosoya H (2018) A simple probabilistic deep generative model for learning "
+        "generalizable disentangled representations from grouped data. arXiv:1809.02383.",
+    )
+
+    def sentence(self) -> str:  # noqa: D102
+        return "One code, the average of all encoders' outputs, feeds every decoder."
 
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
         joint = average(q, observed)

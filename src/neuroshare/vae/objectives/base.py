@@ -25,6 +25,13 @@ class Elbo(NamedTuple):
     """(sample,)"""
 
 
+class Reference(NamedTuple):
+    """A paper, as a text cites it and as a list of references has it."""
+
+    short: str
+    full: str
+
+
 class Objective(nn.Module, ABC):
     """How modalities share a latent: which z each decoder is fed, and what the code costs.
 
@@ -41,6 +48,12 @@ class Objective(nn.Module, ABC):
     """Whether N(0, I) is the prior from which joint samples are drawn."""
     stackable: bool = True
     """Whether `torch.vmap` understands `loss`, so that many models can be computed as one."""
+    reference: Reference | None = None
+    """The paper of the rule, for a methods section."""
+
+    def sentence(self) -> str:
+        """Say the rule, with what the arguments add to its paper, for a methods section."""
+        return ""
 
     def build(self, n_modalities: int, n_latents: int) -> None:
         """Make what depends on the number of modalities and latents. Called once."""
@@ -50,6 +63,10 @@ class Objective(nn.Module, ABC):
 
         What moves is a buffer that is filled in place, for a recorded step reads no Python number.
         """
+
+    def placed(self, q: Normal) -> Normal:
+        """Posteriors of what encoders give, where they are to lie; by default as they are."""
+        return q
 
     @abstractmethod
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:

@@ -19,6 +19,9 @@ class Independent(Objective):
 
     shares = False
 
+    def sentence(self) -> str:  # noqa: D102
+        return "Nothing is shared: every modality has a beta-VAE of its own."
+
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
         z = q.rsample()
         return Elbo(log_lik(z.unsqueeze(1)).squeeze(1), (observed * kl_standard(q)).sum(0))

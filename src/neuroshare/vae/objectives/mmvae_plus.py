@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from neuroshare.support.checks import require_whole
 from neuroshare.vae.experts import (
     kl_standard,
     log_prob_standard,
@@ -14,7 +15,7 @@ from neuroshare.vae.experts import (
     split,
     weights,
 )
-from neuroshare.vae.objectives.base import Elbo, LogLik, Objective
+from neuroshare.vae.objectives.base import Elbo, LogLik, Objective, Reference
 
 
 class MMVAEPlus(Objective):
@@ -36,11 +37,23 @@ class MMVAEPlus(Objective):
     log N(s_k; 0, I) + KL(q_k(p) || N(0, I))].
     """
 
+    reference = Reference(
+        "Palumbo et al. 2023",
+        "Palumbo E, Daunhawer I, Vogt JE (2023) MMVAE+: enhancing the generative quality of "
+        "multimodal VAEs without compromises. ICLR.",
+    )
+
     def __init__(self, private_dim: int = 4) -> None:
         super().__init__()
-        if private_dim < 1:
-            raise ValueError(f"mmvae_plus needs private_dim >= 1. Got {private_dim!r} instead.")
-        self.private_dim = private_dim
+        require_whole(private_dim, "private_dim", "mmvae_plus", 1)
+        self.private_dim = int(private_dim)
+
+    def sentence(self) -> str:  # noqa: D102
+        return (
+            "The posterior of the shared latents is the mixture of all modalities; each modality "
+            f"has {self.private_dim} private latents beside them, whose priors for others are "
+            "learned."
+        )
 
     def build(self, n_modalities: int, n_latents: int) -> None:  # noqa: D102
         self.prior_loc = nn.Parameter(torch.zeros(n_modalities, self.private_dim))

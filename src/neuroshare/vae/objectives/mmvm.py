@@ -8,18 +8,28 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from neuroshare.support.checks import (
+    is_number,
+    require,
+    require_number,
+    require_one_of,
+    require_whole,
+)
 from neuroshare.vae.experts import (
+    info_nce,
     kl_standard,
     log_density,
     log_prob_standard,
     mean_pairwise_kl,
     mixture_log_prob,
+    normal,
+    on_sphere,
     partners,
     sampled_mixture_log_prob,
     split,
     weights,
 )
-from neuroshare.vae.objectives.base import Elbo, LogLik, Objective
+from neuroshare.vae.objectives.base import Elbo, LogLik, Objective, Reference
 from neuroshare.vae.schedule import Schedule, value_at
 
 
@@ -53,12 +63,28 @@ class MMVM(Objective):
         What imputation decodes. ``"mixture"`` (the paper): every observed code, and averages what
         they decode to. ``"mean"`` (our extension): their mean code times `gain`, which codes of
         modalities that agree little have smaller, and the mean of many modalities larger.
+    contrast
+        Weight of a contrastive term between paired codes, beside the rate (our extension; 0 is the
+        paper), see `info_nce`; shared codes then lie `on_sphere`. It finds what paired samples have
+        in common also where no mean shows it, such as an exclusive-or of two groups of units, or a
+        place that has other responses in every map.
+    temperature
+        Of that term.
+    follow
+        Encoders learn by the contrast alone: likelihoods and the rate see their codes as they are,
+        and decoders follow. What is private then does not come into the codes.
 
     Notes
     -----
     Sutter et al. 2024, eq. 3-4: z_m ~ q_m and R = sum_m KL(q_m || h) with h = (1/M) sum_k q_k, M
     times the Jensen-Shannon divergence of the posteriors.
     """
+
+    reference = Reference(
+        "Sutter et al. 2024",
+        "Sutter TM, Meng Y, Agostini A, et al. (2024) Unity by diversity: improved "
+        "representation learning in multimodal VAEs. NeurIPS 37.",
+    )
 
     has_prior = False
 
@@ -71,50 +97,78 @@ class MMVM(Objective):
         cross: float = 0.0,
         combine: Literal["mixture", "mean"] = "mixture",
         n_partners: int | None = None,
+        contrast: float = 0.0,
+        temperature: float = 0.6,
+        follow: bool = False,
     ) -> None:
         super().__init__()
-        if bound not in ("pairwise", "mixture"):
-            raise ValueError(
-                f"The 'bound' parameter of mmvm must be 'pairwise' or 'mixture'. Got {bound!r}."
-            )
+        who = "mmvm"
+        require_one_of(bound, "bound", who, ("pairwise", "mixture"))
         ends = (
             (prior_weight.start, prior_weight.stop)
             if isinstance(prior_weight, Schedule)
             else (prior_weight,)
         )
-        if not all(0 <= end <= 1 for end in ends):
-            raise ValueError(
-                f"The 'prior_weight' parameter of mmvm must be in [0, 1]. Got {prior_weight!r}."
-            )
-        if private_dim < 0 or private_beta < 0:
-            raise ValueError(
-                "mmvm needs private_dim >= 0 and private_beta >= 0. "
-                f"Got {private_dim!r} and {private_beta!r}."
-            )
+        require(
+            all(is_number(end) and 0 <= end <= 1 for end in ends),
+            "prior_weight", who, "a number in [0, 1] or a Schedule of such", prior_weight,
+        )  # fmt: skip
+        require_whole(private_dim, "private_dim", who)
+        require_number(private_beta, "private_beta", who, 0)
+        require(is_number(cross) and 0 <= cross <= 1, "cross", who, "a number in [0, 1]", cross)
+        require_one_of(combine, "combine", who, ("mixture", "mean"))
+        if n_partners is not None:
+            require_whole(n_partners, "n_partners", who, 1)
+            needs = "None, for it needs bound='mixture'"
+            require(bound == "mixture", "n_partners", who, needs, n_partners)
         self.bound = bound
         self.prior_weight = prior_weight
-        self.private_dim = private_dim
+        self.private_dim = int(private_dim)
         self.private_beta = private_beta
-        if not 0 <= cross <= 1:
-            raise ValueError(f"The 'cross' parameter of mmvm must be in [0, 1]. Got {cross!r}.")
-        if combine not in ("mixture", "mean"):
-            raise ValueError(
-                f"The 'combine' parameter of mmvm must be 'mixture' or 'mean'. Got {combine!r}."
-            )
-        if n_partners is not None and (bound == "pairwise" or n_partners < 1):
-            raise ValueError(
-                "The 'n_partners' parameter of mmvm needs bound='mixture' and must be at least 1. "
-                f"Got {n_partners!r} with bound={bound!r}."
-            )
+        require_number(contrast, "contrast", who, 0)
+        require_number(temperature, "temperature", who, 0, open_=True)
+        needs = "False where there is no contrast"
+        require(not follow or contrast > 0, "follow", who, needs, follow)
+        self.contrast = contrast
+        self.follow = follow
+        self.temperature = temperature
         self.cross = cross
         self.combine = combine
         self.n_partners = n_partners
         self.register_buffer("alpha", torch.tensor(value_at(prior_weight, 0)), persistent=False)
 
+    decodes = True
+    """Whether `loss` asks likelihoods. Where encoders learn by the contrast alone, it need not."""
+
     alpha: Tensor
     gain_target: Tensor
     gain_single: Tensor
     gain_crossed: Tensor
+
+    def sentence(self) -> str:  # noqa: D102
+        bound = "a pairwise bound" if self.bound == "pairwise" else "one draw"
+        told = [f"Each posterior is drawn to the mixture of all, by {bound} of the divergence."]
+        added = []
+        if self.cross:
+            added.append(
+                f"a share of {self.cross:g} of each likelihood is asked of another modality's code"
+            )
+        if self.combine == "mean":
+            added.append("imputation decodes the mean code of its sources times a measured gain")
+        if self.contrast:
+            added.append(
+                f"a contrastive term of weight {self.contrast:g} (van den Oord et al. 2018) tells "
+                "a paired code from the others of the batch, on a sphere"
+            )
+        if self.follow:
+            added.append("encoders learn by it alone, and decoders follow")
+        if self.private_dim:
+            added.append(f"each modality has {self.private_dim} private latents")
+        if self.prior_weight != 0:
+            added.append("N(0, I) is a component of the prior")
+        if added:
+            told.append(f"Added to the rule of the paper: {'; '.join(added)}.")
+        return " ".join(told)
 
     def build(self, n_modalities: int, n_latents: int) -> None:  # noqa: D102
         if self.combine == "mean":
@@ -145,8 +199,16 @@ class MMVM(Objective):
         self.alpha.fill_(value_at(self.prior_weight, epoch))
 
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
-        z = q.rsample()
         n_shared = q.loc.shape[-1] - self.private_dim
+        contrast: Tensor | float = 0.0
+        if self.contrast:
+            codes = q.loc[..., :n_shared]
+            contrast = self.contrast * info_nce(codes, observed, self.temperature)
+            if not self.decodes:
+                return Elbo(torch.zeros_like(q.loc[..., 0]), contrast)
+        if self.follow:
+            q = normal(q.loc.detach(), q.scale.detach())
+        z = q.rsample()
         shared, private = split(q, n_shared)
         if self.bound == "pairwise":
             rate = (1 - self.alpha) * mean_pairwise_kl(shared, observed)
@@ -165,7 +227,14 @@ class MMVM(Objective):
             rate = log_density(shared, s) - log_prior
         if self.private_dim:
             rate = rate + self.private_beta * kl_standard(private)
-        return Elbo(self._fit(z, observed, log_lik), torch.where(observed, rate, 0.0).sum(0))
+        rate = torch.where(observed, rate, 0.0).sum(0)
+        return Elbo(self._fit(z, observed, log_lik), rate + contrast)
+
+    def placed(self, q: Normal) -> Normal:  # noqa: D102
+        if not self.contrast:
+            return q
+        shared, private = q.loc.split([q.loc.shape[-1] - self.private_dim, self.private_dim], -1)
+        return normal(torch.cat([on_sphere(shared), private], dim=-1), q.scale)
 
     def _fit(self, z: Tensor, observed: Tensor, log_lik: LogLik) -> Tensor:
         """Log-likelihood of every modality from its own code and, in part, from another's."""

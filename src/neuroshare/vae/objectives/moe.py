@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from neuroshare.support.checks import require_whole
 from neuroshare.vae.experts import (
     expert_log_prob,
     kl_standard,
@@ -15,7 +16,7 @@ from neuroshare.vae.experts import (
     normal,
     weights,
 )
-from neuroshare.vae.objectives.base import Elbo, LogLik, Objective
+from neuroshare.vae.objectives.base import Elbo, LogLik, Objective, Reference
 
 
 class MoE(Objective):
@@ -39,13 +40,22 @@ class MoE(Objective):
     bound, so that beta = 1 gives the bound itself.
     """
 
+    reference = Reference(
+        "Shi et al. 2019",
+        "Shi Y, Siddharth N, Paige B, Torr PHS (2019) Variational mixture-of-experts "
+        "autoencoders for multi-modal deep generative models. NeurIPS 32.",
+    )
+
     def __init__(self, n_importance: int = 1, dreg: bool = False) -> None:
         super().__init__()
-        if n_importance < 1:
-            raise ValueError(f"moe needs n_importance >= 1. Got {n_importance!r} instead.")
-        self.n_importance = n_importance
+        require_whole(n_importance, "n_importance", "moe", 1)
+        self.n_importance = int(n_importance)
         self.dreg = dreg
         self.stackable = not dreg  # vmap hands out tensors on which no hook works
+
+    def sentence(self) -> str:  # noqa: D102
+        many = f" of {self.n_importance} importance-weighted draws" if self.n_importance > 1 else ""
+        return f"Every decoder reconstructs from every modality's code{many}."
 
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
         weight = weights(observed, q.loc.dtype)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
+from neuroshare.support.checks import require_whole
 from neuroshare.vae.experts import kl_standard, product, subsets
-from neuroshare.vae.objectives.base import Elbo, LogLik, Objective
+from neuroshare.vae.objectives.base import Elbo, LogLik, Objective, Reference
 
 
 class MoPoE(Objective):
@@ -27,10 +28,24 @@ class MoPoE(Objective):
     with an absent modality are left out.
     """
 
+    reference = Reference(
+        "Sutter et al. 2021",
+        "Sutter TM, Daunhawer I, Vogt JE (2021) Generalized multimodal ELBO. ICLR.",
+    )
+
     def __init__(self, prior_expert: bool = False, n_subsets: int | None = None) -> None:
         super().__init__()
+        if n_subsets is not None:
+            require_whole(n_subsets, "n_subsets", "mopoe", 1, most=10**9)
         self.prior_expert = prior_expert
         self.n_subsets = n_subsets
+
+    def sentence(self) -> str:  # noqa: D102
+        subsets = "all" if self.n_subsets is None else f"{self.n_subsets} drawn"
+        return (
+            f"The posterior is the mixture, over {subsets} subsets of modalities, of the product "
+            "of their experts."
+        )
 
     def posterior(self, q: Normal, observed: Tensor) -> tuple[Normal, Tensor]:
         """Products (subset, sample, latent) and their weights (subset, sample)."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from neuroshare.vae.experts import kl_standard, normal, product
-from neuroshare.vae.objectives.base import Elbo, LogLik, Objective
+from neuroshare.vae.objectives.base import Elbo, LogLik, Objective, Reference
 
 
 class PoE(Objective):
@@ -26,10 +26,21 @@ class PoE(Objective):
     z ~ product of experts and R = KL(joint || N(0, I)) (Wu & Goodman 2018).
     """
 
+    reference = Reference(
+        "Wu & Goodman 2018",
+        "Wu M, Goodman N (2018) Multimodal generative models for scalable weakly-supervised "
+        "learning. NeurIPS 31.",
+    )
+
     def __init__(self, prior_expert: bool = True, sub_elbos: bool = False) -> None:
         super().__init__()
         self.prior_expert = prior_expert
         self.sub_elbos = sub_elbos
+
+    def sentence(self) -> str:  # noqa: D102
+        experts = "all experts and the prior" if self.prior_expert else "all experts"
+        more = " Bounds of each modality alone are added." if self.sub_elbos else ""
+        return f"One code, the product of {experts}, feeds every decoder.{more}"
 
     def loss(self, q: Normal, observed: Tensor, log_lik: LogLik) -> Elbo:  # noqa: D102
         joint = product(q, observed, self.prior_expert)

@@ -1,0 +1,299 @@
+"""Where the model gains over linear alignments, and where it does not: python -m benchmarks.regimes
+
+Recorded and simulated data of several regimes. For every set and split of its trials, accuracy per
+held-out trial of
+
+- ``default``: `SharedLatentModel` as it comes, which chooses everything on inner folds;
+- ``start``: the same before training, the linear start that it chose;
+- ``tuned linear``: the linear alignment (Procrustes, MCCA, shared response model; of single lags
+  too where these are few) that does best on the same inner folds;
+- every objective from random networks under the same training, width and inputs;
+- an ablation: the training of the default from its start for a given number of steps, with learning
+  rate, batch size and steps changed one at a time;
+- CEBRA on all animals at once with the conditions as labels, where it is installed.
+
+Every row is written as it is done, and a later run continues with those that are missing.
+Recordings are read from the folder NEUROSHARE_DATA; sets that are not there are left out.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import time
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import neuroshare as ns
+from benchmarks.provenance import provenance
+
+HERE = Path(__file__).parent
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "xarray")
+ODOR = {"by": "odor", "align": "inhalation_time", "span": (0.0, 2.0), "bin_size": 0.05,
+        "width": 0.5, "step": 0.25}  # fmt: skip
+PLACE = {"by": "place", "trials": "position_bins"}
+RECORDED = {
+    "mice": {"folder": "mice-nwb", "by": "condition", "conditions": ("left", "none", "right")},
+    "odor_aPCx_15": ODOR,
+    "odor_plCoA_AA": ODOR,
+    "track_A_6mice": {**PLACE, "span": (0.0, 0.25), "bin_size": 0.05},
+    "riab_track_5rats": PLACE,
+}
+ANIMALS = {"a": 40, "b": 60, "c": 50, "d": 80}
+SIMULATED = {
+    "place cells": {"tuning": "place", "n": 20, "n_trials": 30, "signal": 2.0},
+    "several maps": {"tuning": "maps", "n": 20, "n_trials": 30, "signal": 1.5},
+    "time cells": {"tuning": "time", "n": 4, "n_trials": 60, "width": 0.2, "step": 0.1},
+    "exclusive-or": {"tuning": "pairs", "n": 2, "n_trials": 150, "width": 0.2, "step": 0.1},
+    "low rank": {"tuning": "latent", "n": 4, "n_trials": 40},
+}
+METHODS = ("procrustes", "mcca", "srm")
+OBJECTIVES = ("mmvm", "MMVM()", "independent", "avg", "poe", "moe", "mopoe", "mmvae_plus")
+STEPS = 500
+"""Of training from random networks."""
+ABLATED = ("mice", "odor_aPCx_15", "place cells", "several maps")
+ABLATION = {
+    "as it is": {},
+    "rate / 3": {"lr": 1e-3},
+    "rate x 3": {"lr": 1e-2},
+    "batch 32": {"batch_size": 32},
+    "batch 512": {"batch_size": 512},
+    "100 steps": {"steps": 100},
+    "1000 steps": {"steps": 1000},
+}
+ABLATED_STEPS = 300
+MOST_LAGS = 1000
+"""Features of one animal, for alignments of single lags."""
+
+
+@cache
+def paired(name):
+    """Windows of all animals of a set, before they are split; None if it is not there."""
+    how = dict(RECORDED.get(name) or SIMULATED[name])
+    width, step = how.pop("width", 0.1), how.pop("step", 0.05)
+    span, bin_size = how.pop("span", (0.0, 0.4)), how.pop("bin_size", 0.01)
+    if name in SIMULATED:
+        odors = [f"{k:02d}" for k in range(how.pop("n"))]
+        sessions = ns.simulate_sessions(ANIMALS, odors=odors, **how)
+        counts = {n: ns.bin_spikes(s, "start_time", span, bin_size) for n, s in sessions.items()}
+        return ns.pair_subjects(counts, by="odor", width=width, step=step)
+    root = os.environ.get("NEUROSHARE_DATA")
+    files = sorted((Path(root) / how.get("folder", name)).glob("*.nwb")) if root else []
+    if not files:
+        return None
+    counts = {}
+    for path in files:
+        session = ns.read_nwb(path, trials=how.get("trials", "trials"))
+        counts[path.stem] = ns.bin_spikes(session, how.get("align", "start_time"), span, bin_size)
+    conditions = how.get("conditions")
+    return ns.pair_subjects(counts, by=how["by"], width=width, step=step, conditions=conditions)
+
+
+def scored(model, parts):
+    """Mean accuracies per held-out trial."""
+    found = ns.separation(*(model.transform(part) for part in parts)).sel(level="trial")
+    return {"own": round(float(found.mean_own), 4), "cross": round(float(found.mean_cross), 4)}
+
+
+def default(parts, **settings):
+    """The model as it comes, and its start."""
+    began = time.process_time()
+    model = ns.SharedLatentModel(progress=False, **settings).fit(parts[0])
+    seconds = round(time.process_time() - began, 1)
+    table = model.selection_
+    first = table[(table.stage == "start") & table.chosen].iloc[0]
+    chosen = {
+        "latent_dim": int(first.latent_dim),
+        "inputs": first.inputs if isinstance(first.inputs, str) else int(first.inputs),
+    }
+    told = {**chosen, "steps": model.chosen_["steps"], "init": model.chosen_["init"]}
+    rows = {"default": {**scored(model, parts), "seconds": seconds, **told}}
+    start = model
+    if told["steps"]:
+        # The weighting is chosen again on the same folds, from the same candidates.
+        start = ns.SharedLatentModel(progress=False, epochs=0, init="mcca", **settings)
+        start.fit(parts[0])
+    return {**rows, "start": {**scored(start, parts), **chosen}}
+
+
+def tuned_linear(parts):
+    """The linear alignment that does best on inner folds."""
+    began = time.process_time()
+    train = parts[0]
+    most = train.width * max(len(ids) for ids in train.units.values())
+    kinds = ("sum", "window") if most <= MOST_LAGS else ("sum",)
+    fitted = []
+    for method in METHODS:
+        for kind in kinds:
+            model = ns.LinearAlignment(method, features=kind).fit(train)
+            table = model.selection_
+            score = float(table.score[table.chosen].iloc[0]) if len(table) else 0.0
+            fitted.append((score, len(fitted), model))
+    best = max(fitted)[2]
+    seconds = round(time.process_time() - began, 1)
+    told = {"method": best.method, "features": best.features, "latent_dim": best.latent_dim_}
+    return {**scored(best, parts), "seconds": seconds, **told}
+
+
+def trained(parts, steps, **settings):
+    """A model that trains for so many steps."""
+    n_windows = parts[0].sizes["window"]
+    per_epoch = -(-n_windows // settings.get("batch_size", ns.SharedLatentModel().batch_size))
+    epochs = max(round(steps / per_epoch), 1)
+    began = time.process_time()
+    model = ns.SharedLatentModel(progress=False, epochs=epochs, **settings).fit(parts[0])
+    return {**scored(model, parts), "seconds": round(time.process_time() - began, 1)}
+
+
+def cebra(parts, latent_dim):
+    """CEBRA of all animals at once, square-root counts of windows with conditions as labels."""
+    import cebra as package
+
+    def of(part, name):
+        alone = part.select([name])
+        x = np.sqrt(alone[name].values.sum(axis=2)).astype(np.float32)
+        return x, alone.codes(name).repeat(len(alone.first_bins)), alone
+
+    names = parts[0].subjects
+    train = {name: of(parts[0], name) for name in names}
+    model = package.CEBRA(
+        model_architecture="offset1-model", output_dimension=latent_dim, max_iterations=1000,
+        batch_size=512, device="cpu", verbose=False,
+    )  # fmt: skip
+    model.fit([train[n][0] for n in names], [train[n][1].astype(int) for n in names])
+
+    class Fitted:
+        def transform(self, part):
+            shape = ns.LinearAlignment(latent_dim=latent_dim).fit(parts[0]).transform(part)
+            for k, name in enumerate(names):
+                z = model.transform(of(part, name)[0], session_id=k)
+                trials = part.select([name]).trial_ids(name)
+                windows = z.reshape(len(trials), -1, latent_dim)
+                at = {trial: row for row, trial in enumerate(trials)}
+                ids = shape["trial"].sel(subject=name).values.reshape(-1, windows.shape[1])[:, 0]
+                shape[k] = np.concatenate([windows[at[i]] for i in ids])
+            return shape
+
+    return scored(Fitted(), parts)
+
+
+def todo(options):
+    """What is to be measured: set, split, row and how; the essential first."""
+    sets = [name for name in options.sets if paired(name) is not None]
+    for split in range(options.first, options.first + options.splits):
+        for name in sets:
+            yield name, split, "default", lambda parts, _: default(parts)
+            yield name, split, "tuned linear", lambda parts, _: tuned_linear(parts)
+    for split in range(options.first, options.first + options.objective_splits):
+        for name in sets:
+            for objective in OBJECTIVES:
+                rule = ns.MMVM() if objective == "MMVM()" else objective
+                yield name, split, f"random {objective}", lambda parts, at, rule=rule: trained(
+                    parts, STEPS, objective=rule, init="random", inputs=at["inputs"],
+                    latent_dim=max(at["latent_dim"], 8),
+                )  # fmt: skip
+    for split in range(options.first, options.first + options.ablation_splits):
+        for name in (n for n in sets if n in ABLATED):
+            for change, settings in ABLATION.items():
+                yield name, split, f"ablation {change}", lambda parts, at, s=settings: trained(
+                    parts, s.get("steps", ABLATED_STEPS), init="mcca", inputs=at["inputs"],
+                    latent_dim=at["latent_dim"], **{k: v for k, v in s.items() if k != "steps"},
+                )  # fmt: skip
+    if options.cebra_splits and importlib.util.find_spec("cebra") is None:
+        print("CEBRA is not installed and left out: pip install cebra")
+        return
+    for split in range(options.first, options.first + options.cebra_splits):
+        for name in sets:
+            yield name, split, "CEBRA", lambda parts, at: cebra(parts, max(at["latent_dim"], 8))
+
+
+def means(rows, name, row):
+    """Own, cross and their standard errors over splits, and the number of splits."""
+    found = [r for k, r in rows.items() if k.split(" | ")[::2] == [name, row]]
+    if not found:
+        return None
+    values = np.array([[r["own"], r["cross"]] for r in found])
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else [np.nan] * 2
+    return values.mean(axis=0), error, len(found)
+
+
+def table(rows):
+    """Means over splits, as lines of Markdown."""
+    kinds = list(dict.fromkeys(key.split(" | ")[2] for key in rows))
+    lines = ["| data | row | splits | own | cross |", "|---|---|---|---|---|"]
+    for name in [*RECORDED, *SIMULATED]:
+        for kind in kinds:
+            if (found := means(rows, name, kind)) is not None:
+                (own, cross), (e_own, e_cross), n = found
+                lines.append(
+                    f"| {name} | {kind} | {n} | {own:.3f} ± {e_own:.3f} | "
+                    f"{cross:.3f} ± {e_cross:.3f} |"
+                )
+    return lines
+
+
+def draw(rows, path):
+    """Differences from tuned linear, split by split: own and cross."""
+    import matplotlib.pyplot as plt
+
+    names = [n for n in [*RECORDED, *SIMULATED] if means(rows, n, "default")]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 0.4 * len(names) + 1.6), sharey=True)
+    for axis, score in zip(axes, ("own", "cross"), strict=True):
+        axis.axvline(0, color="0.7", lw=1)
+        for shift, (kind, color) in enumerate({"start": "C0", "default": "C1"}.items()):
+            for y, name in enumerate(names):
+                gains = [
+                    r[score] - rows[f"{name} | {k.split(' | ')[1]} | tuned linear"][score]
+                    for k, r in rows.items()
+                    if k.split(" | ")[::2] == [name, kind]
+                    and f"{name} | {k.split(' | ')[1]} | tuned linear" in rows
+                ]
+                at = np.full(len(gains), y + 0.25 * (shift - 0.5))
+                axis.plot(gains, at, "o", ms=3, color=color, alpha=0.6)
+                axis.plot(np.mean(gains), at[:1], "|", ms=12, mew=2, color=color)
+        axis.plot([], [], "o", color="C0", label="its start")
+        axis.plot([], [], "o", color="C1", label="default")
+        axis.set_xlabel(f"{score} accuracy - tuned linear")
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[1].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sets", nargs="+", default=[*RECORDED, *SIMULATED])
+    parser.add_argument("--splits", type=int, default=5, help="of default, start, tuned linear")
+    parser.add_argument("--first", type=int, default=100, help="seed of the first split")
+    parser.add_argument("--objective-splits", type=int, default=1)
+    parser.add_argument("--ablation-splits", type=int, default=1)
+    parser.add_argument("--cebra-splits", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=HERE / "results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    file = options.out / "regimes.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, split, row, measure in todo(options):
+        key = f"{name} | {split} | {row}"
+        if key in rows:
+            continue
+        parts = paired(name).split(0.25, seed=split)
+        found = measure(parts, rows.get(f"{name} | {split} | start"))
+        for kind, values in (found if row == "default" else {row: found}).items():
+            rows[f"{name} | {split} | {kind}"] = values
+            print(f"{name} | {split} | {kind}", values, flush=True)
+        text = json.dumps({**provenance(*PACKAGES), "rows": rows}, indent=1)
+        file.write_text(text + "\n", encoding="utf-8")
+    print("\n".join(table(rows)))
+    draw(rows, options.out / "regimes.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m neuroshare`` is the command line."""
+
+from neuroshare.cli import main
+
+main()

@@ -1,0 +1,193 @@
+"""Classifiers of conditions, and the answers they give for windows and whole trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sklearn
+import xarray as xr
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from neuroshare.analysis.nulls import SessionOrder
+
+Array = NDArray[np.float64]
+LEVELS = ("window", "trial")
+
+
+class Classifier:
+    """Multinomial logistic regression on standardised features, with balanced classes.
+
+    Names of conditions may be numbers such as 0.1, which scikit-learn refuses.
+    """
+
+    classes_: NDArray[Any]
+    """Names of the conditions, sorted."""
+
+    def __init__(self, C: float = 1.0) -> None:
+        self.C = C
+
+    def fit(self, z: NDArray[Any], y: NDArray[Any]) -> Classifier:
+        """Learn from windows (window, feature) and their conditions (window,)."""
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        # Hundreds of small fits: what scikit-learn checks takes longer than some of them.
+        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+            scaler = StandardScaler().fit(z)
+            known = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000)
+            known.fit(scaler.transform(z), codes)
+        self._weights = known.coef_.T / scaler.scale_[:, None]
+        self._bias = known.intercept_ - scaler.mean_ @ self._weights
+        return self
+
+    def predict(self, z: NDArray[Any]) -> NDArray[Any]:
+        """Give the most probable condition of every window."""
+        return np.asarray(self.classes_[self.log_probabilities(z).argmax(axis=1)])
+
+    def log_probabilities(self, z: NDArray[Any]) -> Array:
+        """Log-probabilities (window, condition), finite also where one is certain."""
+        decision = z @ self._weights + self._bias
+        if decision.shape[1] == 1:  # two conditions
+            decision = np.concatenate([np.zeros_like(decision), decision], axis=1)
+        return np.asarray(log_softmax(decision, axis=1))
+
+
+def answers(
+    known_by: Classifier, z: Array, known: NDArray[Any], allowed: NDArray[np.bool_]
+) -> Array:
+    """Log-probabilities (window, condition) of the conditions that are allowed, -inf of others."""
+    log_p = np.full((len(z), len(known)), -np.inf)
+    log_p[:, np.isin(known, known_by.classes_)] = known_by.log_probabilities(z)
+    log_p[:, ~allowed] = -np.inf
+    return log_p
+
+
+def classifier_of_all(
+    others: Sequence[int], known: Sequence[Classifier], parts: Sequence[Windows], C: float
+) -> Classifier:
+    """Classifier of the windows of several subjects together."""
+    if len(others) == 1:
+        return known[others[0]]
+    z = np.concatenate([part.z for part in parts])
+    return Classifier(C).fit(z, np.concatenate([part.condition for part in parts]))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """One subject's windows, each (trial, time) once."""
+
+    z: Array  # (window, latent)
+    condition: NDArray[Any]  # (window,)
+    time: Array  # (window,)
+    trial: NDArray[np.int64]  # (window,) position in trial_ids
+    trial_ids: NDArray[Any]
+    trial_condition: NDArray[Any]  # (trial,)
+    trial_onset: Array | None = None  # (trial,) seconds in the session
+
+    def in_session(self, held_out: Windows) -> SessionOrder:
+        """How the trials of both parts follow each other."""
+        return SessionOrder.of(
+            self.trial_ids, held_out.trial_ids, self.trial_onset, held_out.trial_onset
+        )
+
+
+def windows_by_subject(latents: xr.DataArray, by: str) -> dict[str, Windows]:
+    """Part latents by subject."""
+    trial = latents.coords["trial"].transpose("subject", "window").values
+    condition = _by_subject(latents, by)
+    onset = _by_subject(latents, "onset") if "onset" in latents.coords else None
+    time = np.asarray(latents.coords["time"].values, float).round(9)
+    parts = {}
+    for index, name in enumerate(latents.coords["subject"].values.tolist()):
+        z = np.asarray(latents.values[index], float)
+        there = ~np.isnan(z).any(axis=1)
+        if not there.any():
+            raise ValueError(f"subject {name!r} is absent from every window. Leave it out.")
+        when = None if onset is None else np.asarray(onset[index][there], float)
+        parts[str(name)] = _once(
+            z[there], trial[index][there], condition[index][there], time[there], when, by
+        )
+    return parts
+
+
+def _by_subject(latents: xr.DataArray, name: str) -> NDArray[Any]:
+    """Values (subject, window) of a coordinate that may be the same for all subjects."""
+    of_all, _ = xr.broadcast(latents.coords[name], latents.coords["trial"])
+    return np.asarray(of_all.transpose("subject", "window").values)
+
+
+def _once(
+    z: Array,
+    trial: NDArray[Any],
+    condition: NDArray[Any],
+    time: Array,
+    onset: Array | None,
+    by: str,
+) -> Windows:
+    ids, first, position = np.unique(trial, return_index=True, return_inverse=True)
+    of_trial = condition[first]
+    if not (of_trial[position] == condition).all():
+        double = ids[np.unique(position[of_trial[position] != condition])].tolist()
+        raise ValueError(f"trials {double[:5]} occur with several values of {by!r}; expected one.")
+    times, tick = np.unique(time, return_inverse=True)
+    cells, index, n = np.unique(
+        position * len(times) + tick, return_inverse=True, return_counts=True
+    )
+    total = np.zeros((len(cells), z.shape[1]))
+    np.add.at(total, index, z)
+    position = cells // len(times)
+    return Windows(
+        z=total / n[:, None],
+        condition=of_trial[position],
+        time=times[cells % len(times)],
+        trial=position,
+        trial_ids=ids,
+        trial_condition=of_trial,
+        trial_onset=None if onset is None else onset[first],
+    )
+
+
+def tally(log_p: Array, part: Windows) -> Array:
+    """How many windows, and whole trials, of each trial go to each condition."""
+    n_trials, n_conditions = len(part.trial_ids), log_p.shape[1]
+    votes = np.zeros((len(LEVELS), n_trials, n_conditions))
+    np.add.at(votes[0], (part.trial, log_p.argmax(axis=1)), 1)
+    summed = np.zeros((n_trials, n_conditions))
+    np.add.at(summed, part.trial, log_p)
+    votes[1, np.arange(n_trials), summed.argmax(axis=1)] = 1
+    return votes
+
+
+def balanced_accuracy(
+    truth: NDArray[Any], votes: Array, taught: NDArray[np.bool_] | None = None
+) -> Array:
+    """Mean recall over conditions, (draw, level, source).
+
+    `truth` (draw, trial, condition) are weights: labels, permuted or drawn again. Conditions
+    without held-out trials are left out, and so are those that a source was not `taught` (source,
+    condition): nobody can name what they never saw.
+    """
+    hits = np.einsum("dic,lsic->dlsc", truth, votes, optimize=True)
+    total = np.einsum("dic,lsi->dlsc", truth, votes.sum(axis=3), optimize=True)
+    if taught is not None:
+        total = total * taught
+    recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
+    n = (total > 0).sum(axis=3)
+    return np.where(n > 0, recall.sum(axis=3) / np.maximum(n, 1), np.nan)
+
+
+def accuracy_by_time(log_p: Array, part: Windows, known: NDArray[Any], times: Array) -> Array:
+    """Balanced accuracy of the windows at each time; NaN where there are none."""
+    truth = (part.condition[:, None] == known) & np.isfinite(log_p).any(axis=0)
+    hit = known[log_p.argmax(axis=1)] == part.condition
+    at = np.searchsorted(times, part.time)
+    hits, total = np.zeros((len(times), len(known))), np.zeros((len(times), len(known)))
+    np.add.at(hits, at, truth * hit[:, None])
+    np.add.at(total, at, truth)
+    recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
+    n = (total > 0).sum(axis=1)
+    return np.where(n > 0, recall.sum(axis=1) / np.maximum(n, 1), np.nan)

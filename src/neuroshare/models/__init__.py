@@ -1,0 +1,1 @@
+"""Models of several subjects: labelled windows in, labelled latents and counts out."""

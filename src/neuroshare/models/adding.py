@@ -1,0 +1,173 @@
+"""One more subject for a trained model: networks of its own against the frozen others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import GridSearchCV, GroupKFold
+
+from neuroshare.models.building import Subject, begin_subject, copy_into
+from neuroshare.models.fitted import require_windows
+from neuroshare.models.inputs import grouped_sums, with_floor
+from neuroshare.models.linear_start import SubjectStart, lags_of
+from neuroshare.models.trained import Trained, check_activity
+from neuroshare.support.checks import require
+from neuroshare.vae import train as training_loop
+from neuroshare.vae.step import generators_of
+from neuroshare.vae.train import Training
+from neuroshare.windows.paired import PairedWindows
+
+Array = NDArray[np.float64]
+
+RATE = 0.25
+"""Of the learning rate: a newcomer begins near where it belongs, from where a joint posterior with
+frozen others would pull it at the full rate."""
+_N_REPAIRS = 20
+"""Redrawn pairings over which the latents of partners are averaged."""
+
+
+def add_subject(
+    trained: Trained,
+    name: str,
+    train: PairedWindows,
+    settings: Subject | None,
+    training: Training,
+) -> Trained:
+    """`SharedLatentModel.add_subject`: a model of one more subject; the given one is as it was."""
+    who = "SharedLatentModel.add_subject"
+    require(isinstance(name, str), "name", who, "the name of a subject", name)
+    require_windows(train, who)
+    require(
+        settings is None or isinstance(settings, Subject), "settings", who, "a Subject, or None",
+        settings,
+    )  # fmt: skip
+    fitted = trained.fitted
+    if name in fitted.subjects:
+        raise ValueError(f"subject {name!r} is fitted already; there are {fitted.subjects}.")
+    if name not in train.subjects:
+        raise ValueError(f"subject {name!r} is not in the data: {list(train.subjects)}.")
+    partners = [known for known in fitted.subjects if known in train.subjects]
+    if not partners:
+        raise ValueError(
+            f"adding {name!r} needs at least one fitted subject to pair with, of "
+            f"{list(fitted.subjects)}; the data hold {list(train.subjects)}."
+        )
+    trained.check(train.select(partners))
+    if settings is not None:
+        settings.check(who)
+    train = train.select([*partners, name])
+    architecture = trained.architecture.with_own(name, settings or Subject())
+    likelihood = architecture.likelihood(name)
+    check_activity(name, train, likelihood)
+    start = _start(trained, train, name, partners, architecture.inputs.takes_root(likelihood))
+    if architecture.inputs.pooled and architecture.of(name).encoder is not None:
+        root = architecture.inputs.takes_root(likelihood)
+        start = replace(start, lags=lags_of(train, name, architecture.inputs, root=root))
+    grown = fitted.with_subject(name, train)
+    new = len(fitted.subjects)
+    with generators_of(trained.device, training.seed):
+        vae = architecture.build(grown.units, grown.width)
+        begin_subject(vae, new, start)
+    copy_into(vae, trained.vae)
+    vae.requires_grad_(False)
+    for part in (vae.encoders[new], vae.decoders[new], vae.likelihoods[new]):
+        part.requires_grad_(True)
+    vae.to(trained.device)
+    subjects = _subjects(trained.params["subjects"], fitted.subjects, name, settings)
+    params = {**trained.params, "subjects": subjects}
+    grown_model = Trained(vae, architecture, grown, trained.prior, params)
+    training_loop.fit(vae, grown_model.windows(train), training)
+    vae.requires_grad_(True)
+    return grown_model
+
+
+def _subjects(
+    given: Sequence[str] | Mapping[str, Subject] | str | None,
+    known: Sequence[str],
+    name: str,
+    settings: Subject | None,
+) -> Sequence[str] | Mapping[str, Subject] | None:
+    """Give the parameter `subjects` of a model that knows one more."""
+    if isinstance(given, Mapping) or settings is not None:
+        own = given if isinstance(given, Mapping) else {}
+        return {**{n: own.get(n, Subject()) for n in known}, name: settings or Subject()}
+    return None if given is None else (*known, name)
+
+
+def _start(
+    trained: Trained, train: PairedWindows, name: str, partners: Sequence[str], root: bool
+) -> SubjectStart:
+    """Where the networks of a new subject begin."""
+    inputs = trained.architecture.inputs
+    seen = inputs.statistics(train, name, root=root)
+    if not trained.architecture.linear:
+        return SubjectStart(seen.rate, seen.loc, seen.scale)
+    weights, bias = _regressed(trained, train, name, partners, root)
+    return SubjectStart.of_map(seen, weights, bias, standardised=inputs.kind != "raw")
+
+
+def _regressed(
+    trained: Trained, train: PairedWindows, name: str, partners: Sequence[str], root: bool
+) -> tuple[Array, Array]:
+    """Linear map from a new subject's windows to where its partners' latents are.
+
+    Ridge regression on the activity (square roots, if `root`) summed over lags (of sums, where
+    inputs are pooled), of the partners' latents averaged over redrawn partners; the penalty is
+    chosen between trials.
+    """
+    n_latents = trained.architecture.latent_dim
+    known = {}
+    for partner in partners:
+        alone = train.select([partner])
+        z = trained.latents(alone, trained.check(alone))[..., :n_latents]
+        z = z.reshape(len(alone.partners), -1, n_latents)
+        known[partner] = np.full((train.n_trials(partner), *z.shape[1:]), np.nan)
+        known[partner][alone.partners[:, 0]] = z
+    spread = np.mean([np.nanstd(z, axis=(0, 1)) for z in known.values()], axis=0)
+    total = np.zeros((train.n_trials(name), len(train.first_bins), n_latents))
+    met = np.zeros(len(total))
+    for repeat in range(_N_REPAIRS if train.redraws else 1):
+        table = train.repair(train.seed + repeat).partners
+        for column, partner in enumerate(partners):
+            both = (table[:, column] >= 0) & (table[:, -1] >= 0)
+            np.add.at(total, table[both, -1], known[partner][table[both, column]])
+            np.add.at(met, table[both, -1], 1)
+    used = np.flatnonzero(met)
+    if not len(used):
+        raise ValueError(f"no trial of the new subject {name!r} is paired with a fitted one.")
+    target = (total[used] / met[used, None, None]).reshape(-1, n_latents)
+    pooled = trained.architecture.inputs.pooled
+    seen = np.sqrt if root else np.asarray
+    if pooled:
+        n_groups = trained.architecture.inputs.n_groups(train.width)
+        sums = np.concatenate([part for _, part in grouped_sums(train, name, n_groups)])
+        windows = seen(sums[used])
+    else:
+        windows = np.lib.stride_tricks.sliding_window_view(
+            seen(train.activity(name, used).astype(float)), train.width, axis=2
+        )[:, :, train.first_bins]
+        windows = windows.sum(-1).swapaxes(1, 2)
+    features = windows.reshape(len(target), -1)
+    loc, scale = features.mean(0), with_floor(features.std(0))
+    standard = (features - loc) / scale
+    trial = np.repeat(np.arange(len(used)), len(train.first_bins))
+    if len(used) > 1:
+        penalties = {"alpha": len(target) * np.logspace(-3, 1, 9)}
+        search = GridSearchCV(
+            Ridge(),
+            penalties,
+            cv=GroupKFold(min(5, len(used))),
+            scoring="neg_mean_squared_error",
+        )
+        ridge = search.fit(standard, target, groups=trial).best_estimator_
+    else:
+        ridge = Ridge(float(len(target))).fit(standard, target)
+    # Regression shrinks; let the new latents spread as the others do.
+    shrunk = ridge.predict(standard).std(0)
+    weights = ridge.coef_.T / scale[:, None] * (spread / np.maximum(shrunk, 1e-6))
+    bias = target.mean(0) - loc @ weights
+    return weights if pooled else np.tile(weights, (train.width, 1)), bias

@@ -1,0 +1,414 @@
+"""What a model chooses for itself, and of what."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from neuroshare.models.alignment import Array
+from neuroshare.models.held_out import (
+    N_SETTLED,
+    Codes,
+    Criterion,
+    most_widths,
+    own_and_cross,
+    score_of,
+)
+from neuroshare.models.inputs import Kind, grouped_sums
+from neuroshare.models.linear_start import (
+    WEIGHTINGS,
+    Moments,
+    Weighting,
+    aligned_maps,
+    moments_of,
+    most_latents,
+    own_maps,
+)
+from neuroshare.support.files import write_whole
+from neuroshare.vae.train import Verdict
+from neuroshare.windows.paired import PairedWindows
+
+AUTO = "auto"
+PARTS = (1, 2, 5)
+"""Parts of the window that are tried, where they have equally many lags."""
+MOST_FEATURES = 1000
+"""Of one subject: more parts are not tried beyond."""
+N_TRAINED = 2
+"""Folds of the choice of a start in which training is tried."""
+EVERY, PATIENCE = 50, 150
+"""Steps between looks, and without a better one."""
+MOST_STEPS = {"mcca": 600, "random": 1500}
+"""From a start."""
+HOPELESS = ((150, 0.3), (300, 0.1))
+"""After so many steps networks that began at random are given up if their log loss is by such a
+share above that of the aligned start."""
+RANDOM_LATENTS = 16
+"""At least, of networks that start at random: a nonlinear code may need more than a linear one."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """A start to choose from."""
+
+    parts: int
+    weighting: Weighting
+    latent_dim: int
+
+    def row(self) -> dict[str, Any]:
+        """As columns of a table."""
+        kind = "pooled" if self.parts == 1 else self.parts
+        start = {"init": "mcca", "latent_dim": self.latent_dim, "inputs": kind}
+        return {**start, **vars(self.weighting)}
+
+
+@dataclass
+class Choice:
+    """What was chosen, and of what."""
+
+    latent_dim: int
+    inputs: Kind
+    weighting: Weighting = WEIGHTINGS[0]
+    init: str = "mcca"
+    steps: int | None = None
+    """Training steps; None where they were not to be chosen."""
+    table: list[dict[str, Any]] = field(default_factory=list)
+    """One row per candidate: stage, settings, steps, score and standard_error."""
+    why: str = ""
+    """Why nothing could be chosen, if so."""
+
+    given: tuple[str, ...] = ()
+    """Names of what was given, and so not chosen."""
+
+    def chosen(self) -> dict[str, Any]:
+        """What was chosen, without what was given."""
+        if self.why:
+            return {"why_not": self.why}
+        found = {
+            "latent_dim": self.latent_dim,
+            "inputs": self.inputs,
+            "init": self.init,
+            "steps": self.steps,
+        }
+        kept = {name: value for name, value in found.items() if name not in self.given}
+        return kept | (vars(self.weighting) if self.table else {})
+
+    def resolve(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of a model with what was chosen in place of ``"auto"``."""
+        found: dict[str, Any] = {
+            "latent_dim": self.latent_dim,
+            "inputs": self.inputs,
+            "init": self.init,
+        }
+        if self.steps is not None:
+            found["epochs"] = self.steps
+        return {**params, **found}
+
+    def check(self, params: Mapping[str, Any]) -> None:
+        """Refuse parameters that were given and are others than those resolved."""
+        for name, value in self.resolve(params).items():
+            if name != "epochs" and not is_auto(params[name]) and params[name] != value:
+                raise ValueError(f"{name} is {params[name]!r} and was chosen as {value!r}")
+
+    def selection(self) -> pd.DataFrame:
+        """Give the candidates as a table."""
+        columns = [
+            "stage", "init", "latent_dim", "inputs", "ridge", "scaling", "sharing", "steps",
+            "score", "standard_error", "own", "cross", "log_loss", "chosen",
+        ]  # fmt: skip
+        return pd.DataFrame(self.table, columns=columns)
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {**vars(self), "weighting": vars(self.weighting)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Choice:
+        """Undo `as_json`."""
+        given = tuple(stored["given"])
+        return cls(**{**stored, "weighting": Weighting(**stored["weighting"]), "given": given})
+
+    @classmethod
+    def of_file(cls, stored: Mapping[str, Any] | None, params: Mapping[str, Any]) -> Choice:
+        """As the file of a model holds it; those of older versions chose nothing."""
+        if stored is not None:
+            return cls.from_json(stored)
+        given = ("latent_dim", "inputs", "init", "steps")
+        return cls(params["latent_dim"], params["inputs"], init=params["init"], given=given)
+
+
+def is_auto(value: object) -> bool:
+    """Whether a setting is to be chosen."""
+    return isinstance(value, str) and value == AUTO
+
+
+def choose_start(
+    folds: Sequence[tuple[PairedWindows, PairedWindows]],
+    roots: Mapping[str, bool],
+    *,
+    latent_dims: Sequence[int],
+    parts: Sequence[int],
+    weightings: Sequence[Weighting],
+    shares: bool,
+    seed: int,
+    progress: bool,
+) -> Choice:
+    """Choose the linear start that separates conditions best on held-out trials.
+
+    Every start is learned from the training trials of each fold and scored on its held-out trials:
+    balanced accuracy per trial of a linear discriminant of the latents (where windows are paired by
+    behavior, the share of its variance that is decoded), the mean of own and cross-subject
+    accuracy. Between the best of each number of parts, the classifier of `separation` decides.
+    Starts of few and many latents are the same map, cut.
+
+    Parameters
+    ----------
+    folds
+        Training and validation parts.
+    roots
+        Whether the encoder of a subject sees square roots.
+    latent_dims, parts, weightings
+        To choose from.
+    shares
+        Whether subjects share a start; otherwise each has its own, scored by own accuracy.
+    seed
+        Of starts that subjects do not share.
+    progress
+        Show a progress bar.
+    """
+    first = folds[0][0].thinned()
+    criterion = Criterion(first.targets)
+    widths = sorted({min(k, most_widths(first)) for k in latent_dims})
+    found: dict[Start, list[tuple[float, float]]] = {}
+    with tqdm(
+        total=len(folds) * len(parts), disable=not progress, unit="start", desc="choose"
+    ) as bar:
+        for train, held_out in folds:
+            for n_parts in parts:
+                fitted, out = (
+                    _features(part.thinned(), roots, n_parts) for part in (train, held_out)
+                )
+                moments = {
+                    name: moments_of(train.thinned(), name, roots[name], n_parts)
+                    for name in train.subjects
+                }
+                for weighting in weightings:
+                    maps = _maps(moments, weighting, max(widths), shares, seed)
+                    codes = [_codes(part, moments, maps) for part in (fitted, out)]
+                    there = next(iter(maps.values())).shape[1]
+                    for k in (k for k in widths if k <= there):
+                        start = Start(n_parts, weighting, k)
+                        few = [{n: (z[..., :k], y) for n, (z, y) in p.items()} for p in codes]
+                        accuracy = criterion.quick(few[0], few[1])
+                        found.setdefault(start, []).append(own_and_cross(accuracy))
+                bar.update()
+    complete = {start: np.array(s) for start, s in found.items() if len(s) == len(folds)}
+    weight = np.array([0.5, 0.5]) if shares and len(first.subjects) > 1 else np.array([1.0, 0.0])
+    scores = {start: np.nan_to_num(s) @ weight for start, s in complete.items()}
+    # The discriminant may prefer other parts than the classifier, so that none is left out.
+    settled = []
+    for n_parts in parts:
+        ranked = sorted(
+            (start for start in scores if start.parts == n_parts),
+            key=lambda start: -scores[start].mean(),
+        )
+        settled += ranked[:N_SETTLED]
+    if len(settled) > 1:
+        complete |= _classified(folds, roots, settled, shares, seed)
+        scores |= {start: np.nan_to_num(complete[start]) @ weight for start in settled}
+    best = max(settled, key=lambda start: scores[start].mean())
+    table = [
+        _row("start", start.row(), 0, scores[start], complete[start], start == best)
+        for start in complete
+    ]
+    kind: Kind = "pooled" if best.parts == 1 else best.parts
+    return Choice(best.latent_dim, kind, best.weighting, table=table)
+
+
+@dataclass
+class Looks:
+    """Scores after so many training steps, one entry for each look at a fold."""
+
+    score: Callable[[], tuple[Array, Array]]
+    """Accuracy and log loss (source, target) of the model as it is."""
+    shares: bool
+    reference: float | None = None
+    """Log loss of the aligned start in this fold, for networks that start elsewhere."""
+    steps: list[int] = field(default_factory=list)
+    accuracy: list[Array] = field(default_factory=list)
+    loss: list[Array] = field(default_factory=list)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether training is far behind the start that needs none."""
+        if self.reference is None:
+            return False
+        last = score_of(self.loss[-1], self.shares)
+        return any(
+            self.steps[-1] >= step and last > self.reference * (1 + share)
+            for step, share in HOPELESS
+        )
+
+    def look(self, step: int) -> Verdict:
+        """Look; say when training has not become better for long."""
+        accuracy, loss = self.score()
+        self.steps.append(step)
+        self.accuracy.append(accuracy)
+        self.loss.append(loss)
+        best = self.steps[int(np.argmin([score_of(part, self.shares) for part in self.loss]))]
+        return "stop" if step - best >= PATIENCE or self.hopeless else "go on"
+
+
+def choose_steps(
+    tried: Mapping[str, Sequence[Looks]], rows: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, int, list[dict[str, Any]]]:
+    """Choose where to start and the number of training steps, none among them.
+
+    By the log loss of held-out trials, own and cross alike: training is to gain more over the start
+    of the first candidate, without any, than the standard error of the gain over folds and target
+    subjects, and neither own nor cross is to lose more than its standard error. Accuracy is too
+    coarse to find the step, and a classifier that is sure of what is wrong shows in the log loss
+    first.
+
+    Parameters
+    ----------
+    tried
+        Looks at several folds by name of the start; the first start is scored without training too.
+    rows
+        Settings of each, for the table.
+
+    Returns
+    -------
+    name, steps, table
+    """
+    first = next(iter(tried))
+    best, least, table = (first, 0), np.inf, []
+    start = np.stack([one.loss[0] for one in tried[first]])
+    for name, looks in tried.items():
+        shares = looks[0].shares
+        common = min(len(one.steps) for one in looks)
+        accuracy, loss = (
+            np.stack([np.stack(getattr(one, part)[:common]) for one in looks], axis=1)
+            for part in ("accuracy", "loss")
+        )  # (step, fold, source, target)
+        for i, step in enumerate(looks[0].steps[:common]):
+            kinds = _of_targets(start[: len(looks)] - loss[i], shares)
+            gain, error = _mean_and_error(np.mean(kinds, axis=0))
+            harmless = all(mean >= -own_error for mean, own_error in map(_mean_and_error, kinds))
+            if step and gain > error and harmless and -gain < min(least, 0.0):
+                best, least = (name, step), -gain
+            scores = np.array([score_of(a, shares) for a in accuracy[i]])
+            both = np.array([own_and_cross(a) for a in accuracy[i]])
+            row = _row("training", rows[name], step, scores, both, False)
+            losses = [score_of(part, shares) for part in loss[i]]
+            table.append({**row, "log_loss": float(np.mean(losses))})
+    for row in table:
+        row["chosen"] = (row["init"], row["steps"]) == best
+    return *best, table
+
+
+def _of_targets(values: Array, shares: bool) -> list[Array]:
+    """Own and, if shared, cross for every fold and target, of values (fold, source, target)."""
+    n = values.shape[1]
+    own = np.einsum("ftt->ft", values)
+    if not shares or n == 1:
+        return [own]
+    return [own, (values.sum(axis=1) - own) / (n - 1)]
+
+
+def _mean_and_error(values: Array) -> tuple[float, float]:
+    """Mean, and its standard error over folds and targets."""
+    return float(values.mean()), float(values.std() / np.sqrt(values.size))
+
+
+def _maps(
+    moments: Mapping[str, Moments], weighting: Weighting, width: int, shares: bool, seed: int
+) -> dict[str, Array]:
+    if shares:
+        return aligned_maps(moments, weighting, min(width, most_latents(moments)))
+    return {name: own_maps(m, width, weighting, name, seed) for name, m in moments.items()}
+
+
+def _classified(
+    folds: Sequence[tuple[PairedWindows, PairedWindows]],
+    roots: Mapping[str, bool],
+    starts: Sequence[Start],
+    shares: bool,
+    seed: int,
+) -> dict[Start, Array]:
+    """Own and cross accuracy of starts in every fold, (fold, 2), as `separation` scores them."""
+    found: dict[Start, list[tuple[float, float]]] = {start: [] for start in starts}
+    for fold in folds:
+        train, held_out = (part.thinned() for part in fold)
+        criterion = Criterion(train.targets)
+        for n_parts in dict.fromkeys(start.parts for start in starts):
+            moments = {n: moments_of(train, n, roots[n], n_parts) for n in train.subjects}
+            features = [_features(part, roots, n_parts) for part in (train, held_out)]
+            for start in (start for start in starts if start.parts == n_parts):
+                maps = _maps(moments, start.weighting, start.latent_dim, shares, seed)
+                codes = (_codes(part, moments, maps) for part in features)
+                found[start].append(own_and_cross(criterion.settled(*codes)[0]))
+    return {start: np.array(scores) for start, scores in found.items()}
+
+
+def _codes(features: Codes, moments: Mapping[str, Moments], maps: Mapping[str, Array]) -> Codes:
+    """Latents of features, by subject."""
+    return {n: ((x - moments[n].loc) @ maps[n], y) for n, (x, y) in features.items()}
+
+
+def _features(
+    paired: PairedWindows, roots: Mapping[str, bool], n_parts: int
+) -> dict[str, tuple[Array, NDArray[np.int64]]]:
+    """What encoders see of all windows, (trial, start, feature), and conditions."""
+    features = {}
+    for name in paired.subjects:
+        sums = np.concatenate([part for _, part in grouped_sums(paired, name, n_parts)])
+        features[name] = (np.sqrt(sums) if roots[name] else sums, paired.codes(name))
+    return features
+
+
+def _row(
+    stage: str,
+    settings: Mapping[str, Any],
+    steps: int,
+    scores: Array,
+    both: Array,
+    chosen: bool,
+) -> dict[str, Any]:
+    n = len(scores)
+    error = float(scores.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    own, cross = both.mean(axis=0)
+    return {
+        "stage": stage,
+        **settings,
+        "steps": steps,
+        "score": float(scores.mean()),
+        "standard_error": error,
+        "own": float(own),
+        "cross": float(cross),
+        "chosen": chosen,
+    }
+
+
+def read_choice(path: str | os.PathLike[str], of: str) -> Choice | None:
+    """Read what an interrupted fit to the same data with the same settings has chosen."""
+    try:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+        return Choice.from_json(stored["choice"]) if stored["of"] == of else None
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+
+
+def write_choice(path: str | os.PathLike[str], of: str, choice: Choice) -> None:
+    """Keep what was chosen, for a fit that is interrupted."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"of": of, "choice": choice.as_json()})
+    write_whole(Path(path), text.encode())

@@ -1,0 +1,597 @@
+"""Linear alignment of subjects, behind the same transform and impute as the VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from neuroshare.models.alignment import (
+    TOLERANCE,
+    Array,
+    Encoder,
+    Meetings,
+    covariances,
+    mcca,
+    meetings_of,
+    met_by,
+    principal_axes,
+    procrustes,
+    srm,
+)
+from neuroshare.models.estimator import Estimator, seeded
+from neuroshare.models.fitted import Fitted, Source, not_fitted, require_windows
+from neuroshare.models.held_out import (
+    N_FOLDS,
+    N_SETTLED,
+    WIDTHS,
+    Codes,
+    Criterion,
+    folds_of,
+    most_widths,
+    own_and_cross,
+    why_not,
+)
+from neuroshare.support.checks import (
+    require,
+    require_number,
+    require_one_of,
+    require_seed,
+    require_whole,
+)
+from neuroshare.support.setting import number, or_auto, whole
+from neuroshare.windows.paired import PairedWindows
+from neuroshare.windows.trials import are_counts
+
+Method = Literal["procrustes", "mcca", "srm"]
+Features = Literal["sum", "window"]
+
+Auto = Literal["auto"]
+
+_COMPONENTS_AND_RIDGES = ((40, 0.5), (80, 1.0), (150, 1.0), (150, 3.0))
+_FEW = 8
+"""Latents where nothing can be chosen."""
+_COLUMNS = ["latent_dim", "n_components", "ridge", "score", "own", "cross", "chosen"]
+_FLOOR = 0.2  # of expected counts, in units of the mean count
+
+
+class _Settings(NamedTuple):
+    """What can be left to choose."""
+
+    latent_dim: int
+    n_components: int
+    ridge: float
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """Standardised features of all subjects on their principal axes, and who met whom."""
+
+    used: dict[str, NDArray[np.int64]]
+    conditions: dict[str, NDArray[np.int64]]
+    meetings: Meetings
+    standards: dict[str, tuple[Array, Array]]
+    bases: dict[str, Array]  # (feature, component)
+    projected: dict[str, Array]  # (trial, start, component)
+    covariances: dict[int, dict[tuple[str, str], Array]] = field(default_factory=dict)
+    """Of the first so many components, once they are asked for."""
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """Maps of all subjects, and what they were learned from."""
+
+    encoders: dict[str, Encoder]
+    used: dict[str, NDArray[np.int64]]
+    latents: dict[str, Array]
+    meetings: Meetings
+
+
+class LinearAlignment(Estimator):
+    r"""Map every subject linearly into one latent space.
+
+    Parameters
+    ----------
+    method
+        ``"procrustes"``: whitened principal components of each subject, rotated onto the group's
+        mean response by generalised orthogonal Procrustes on condition-by-time means. ``"mcca"``:
+        multi-set canonical correlation of the paired windows. ``"srm"``: the deterministic shared
+        response model, orthonormal maps with one shared response.
+    latent_dim
+        Number of latents. ``"auto"`` chooses it on held-out trials of the same inner folds, of the
+        same widths and by the same score as `SharedLatentModel` chooses its start: own and
+        cross-subject accuracy alike. See `selection_`.
+    n_components
+        Principal components of each subject which `mcca` and `srm` work on; for `procrustes`
+        they are `latent_dim`. ``"auto"``: 40, and for `mcca` chosen with `ridge`.
+    ridge
+        `mcca`: added to each subject's covariance, in units of its mean component variance;
+        ``"auto"`` chooses it.
+    n_repairs
+        Number of times partners are redrawn within condition, for `mcca`, `srm` and the read-out.
+        Between randomly paired trials only the condition and the time are shared, so that is
+        what they find. Pairings that a redraw cannot change (``order="rank"``) are taken as they
+        are.
+    features
+        ``"sum"``: one feature per unit, its square-root counts summed over the window;
+        ``"window"``: one per unit and lag.
+    readout_ridge
+        `impute`: added to the covariance of the latents, whose variances are 1. It makes up for
+        latents that fit their training windows better than any others.
+    root
+        Whether to take square roots, which stabilises the variance of counts; for every subject or
+        by name. None takes them of counts (non-negative whole numbers) and of nothing else.
+    seed
+        Seed of the redrawn pairings.
+
+    Attributes
+    ----------
+    subjects_ : tuple of str
+    units_ : dict of str to array
+        Unit ids by subject.
+    latent_dim_, n_components_, ridge_
+        As given or chosen.
+    selection_ : DataFrame
+        Candidates: latent_dim, n_components, ridge, mean score on held-out trials of inner folds,
+        own, cross and whether it was chosen. Empty where nothing was to be chosen.
+    encoders_ : dict of str to Encoder
+        The learned map of each subject, over the features it was fitted with.
+
+    Notes
+    -----
+    Subjects are centred with every condition weighing the same, so that animals with different
+    numbers of trials per condition share an origin. Latents have unit variance over the training
+    windows of each subject, so also pooled over subjects. Windows that overlap by more than half
+    are thinned for all of it: those between hold almost nothing new.
+
+    All that the methods need to know of a pairing is how often two trials met. Cross-covariances
+    are :math:`C_{ab} = \sum_t F_{at}^T N_{ab} F_{bt}` with N (trial, trial) the number of
+    meetings over all redrawn pairings, so redrawing costs neither time nor memory, and absent
+    subjects simply do not meet anyone.
+
+    `impute` is a ridge regression of the counts on the latents of the sources, learned from the
+    same meetings and floored at a small fraction of the unit's mean count. Every set of sources
+    has its own: the moments of all subjects are kept, and solved when they are asked for.
+
+    References
+    ----------
+    Gower 1975, Psychometrika 40 (generalised Procrustes). Kettenring 1971, Biometrika 58 (MCCA,
+    MAXVAR). Chen et al. 2015, NeurIPS 28 (SRM).
+
+    Examples
+    --------
+    >>> import neuroshare as ns
+    >>> sessions = ns.simulate_sessions({"mitt": 20, "stella": 12}, n_trials=8)
+    >>> counts = {name: ns.bin_spikes(session) for name, session in sessions.items()}
+    >>> train, test = ns.pair_subjects(counts, by="odor").split(0.25, seed=0)
+    >>> model = ns.LinearAlignment(latent_dim=3).fit(train)
+    >>> dict(model.transform(test).sizes)
+    {'subject': 2, 'window': 248, 'latent': 3}
+    >>> dict(model.impute(test, target="stella").sizes)
+    {'window': 248, 'unit': 12, 'lag': 10}
+    """
+
+    @seeded
+    def __init__(
+        self,
+        method: Method = "procrustes",
+        latent_dim: int | Auto = "auto",
+        n_components: int | Auto = "auto",
+        ridge: float | Auto = "auto",
+        n_repairs: int = 20,
+        features: Features = "sum",
+        readout_ridge: float = 1.0,
+        root: bool | Mapping[str, bool] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.method = method
+        self.latent_dim = latent_dim
+        self.n_components = n_components
+        self.ridge = ridge
+        self.n_repairs = n_repairs
+        self.features = features
+        self.root = root
+        self.readout_ridge = readout_ridge
+        self.seed = seed
+
+    def fit(
+        self, train: PairedWindows, validation: PairedWindows | float | None = None
+    ) -> LinearAlignment:
+        """Learn the maps from paired training windows.
+
+        Parameters
+        ----------
+        train
+            Paired windows.
+        validation
+            Not used; every model of this package takes it.
+
+        Raises
+        ------
+        TypeError
+            If these are no windows.
+        ValueError
+            If a parameter is out of its range or a subject takes part in no window.
+        """
+        require_windows(train, "LinearAlignment.fit")
+        self._check_parameters(train)
+        self.roots_ = {name: self._takes_root(name, train) for name in train.subjects}
+        settings, self.selection_ = self._chosen(train)
+        self.latent_dim_, self.n_components_, self.ridge_ = settings
+        fitted = Fitted.of(train)
+        train = train.thinned()
+        n = settings.latent_dim if self.method == "procrustes" else settings.n_components
+        aligned = self._aligned(train, self._prepared(train, n), settings)
+        self.fitted_ = fitted
+        # Changes of the parameters do not reach what was fitted.
+        self._features: Features = self.features
+        self._readout_ridge = self.readout_ridge
+        self.encoders_ = aligned.encoders
+        self._learn_readout(train, aligned)
+        return self
+
+    def _chosen(self, train: PairedWindows) -> tuple[_Settings, pd.DataFrame]:
+        """Give the settings, and the candidates if there were any."""
+        k, n, ridge = (
+            None if isinstance(value, str) else value
+            for value in (self.latent_dim, self.n_components, self.ridge)
+        )
+        known = _COMPONENTS_AND_RIDGES[: None if self.method == "mcca" else 1]
+        pairs = {(int(n or a), float(b if ridge is None else ridge)) for a, b in known}
+        few = min(_FEW, *(len(ids) for ids in train.units.values()))
+        plain = _Settings(int(k or few), *min(pairs))
+        most = most_widths(train)
+        widths = sorted({min(k, most) for k in WIDTHS})
+        if k is not None:
+            widths = [int(k)]
+        if len(pairs) * len(widths) == 1 or why_not(train):
+            return plain, pd.DataFrame(columns=_COLUMNS)
+        folds = [
+            (fitted.thinned(), held_out.thinned())
+            for fitted, held_out in folds_of(train, None, N_FOLDS, self.seed)
+        ]
+        criterion = Criterion(train.targets)
+        scores: dict[_Settings, list[tuple[float, float]]] = {}
+        codes: dict[tuple[_Settings, int], tuple[Codes, Codes]] = {}
+        for fold, parts in enumerate(folds):
+            features = [self._trials(part) for part in parts]
+            for candidate, encoders in self._candidates(parts[0], sorted(pairs), widths):
+                coded = [
+                    {n: (encoders[n](x), y) for n, (x, y) in part.items()} for part in features
+                ]
+                codes[candidate, fold] = coded[0], coded[1]
+                found = own_and_cross(criterion.quick(coded[0], coded[1]))
+                scores.setdefault(candidate, []).append(found)
+        both = {c: np.array(found) for c, found in scores.items() if len(found) == len(folds)}
+        if not both:
+            return plain, pd.DataFrame(columns=_COLUMNS)
+        best = sorted(both, key=lambda c: -np.nanmean(both[c]))[:N_SETTLED]
+        for candidate in best if len(best) > 1 else ():
+            both[candidate] = np.array(
+                [
+                    own_and_cross(criterion.settled(*codes[candidate, fold])[0])
+                    for fold in range(len(folds))
+                ]
+            )
+        chosen = max(best, key=lambda c: np.nanmean(both[c]))
+        rows = [
+            [*c, np.nanmean(found), *found.mean(axis=0), c == chosen] for c, found in both.items()
+        ]
+        return chosen, pd.DataFrame(rows, columns=_COLUMNS)
+
+    def _trials(self, paired: PairedWindows) -> Codes:
+        """Features (trial, start, feature) and conditions of all trials, by subject."""
+        return {
+            name: (
+                _features(
+                    paired, name, np.arange(paired.n_trials(name)), self.features, self.roots_[name]
+                ),
+                paired.codes(name),
+            )
+            for name in paired.subjects
+        }
+
+    def _candidates(
+        self, train: PairedWindows, pairs: Sequence[tuple[int, float]], widths: Sequence[int]
+    ) -> Iterator[tuple[_Settings, dict[str, Encoder]]]:
+        """Encoders of all settings that the training windows allow."""
+        most = max(widths) if self.method == "procrustes" else max(n for n, _ in pairs)
+        prepared = self._prepared(train, most)
+        for n, ridge in pairs:
+            encoders: dict[str, Encoder] = {}
+            for k in reversed(widths):
+                if self.method != "mcca" or not encoders:
+                    try:
+                        encoders = self._aligned(train, prepared, _Settings(k, n, ridge)).encoders
+                    except ValueError:  # more latents than there are dimensions
+                        continue
+                # Few canonical variates are the first of many.
+                yield _Settings(k, n, ridge), {a: e.first(k) for a, e in encoders.items()}
+
+    def _prepared(self, train: PairedWindows, n_components: int) -> _Prepared:
+        """Look at thinned windows, on so many principal axes; fewer are the first of them."""
+        tables = _tables(train, self.n_repairs, self.seed)
+        used = {}
+        for column, name in enumerate(train.subjects):
+            positions = np.unique(np.concatenate([table[:, column] for table in tables]))
+            used[name] = positions[positions >= 0]
+            if not len(used[name]):
+                raise ValueError(f"subject {name!r} takes part in no training window.")
+        standards, bases, projected, conditions = {}, {}, {}, {}
+        for name, positions in used.items():
+            conditions[name] = train.codes(name)[positions]
+            weight = 1 / np.bincount(conditions[name])[conditions[name]]
+            weight /= weight.sum()
+            x = _features(train, name, positions, self.features, self.roots_[name])
+            mean = np.einsum("i,isf->f", weight, x) / x.shape[1]
+            variance = np.einsum("i,isf->f", weight, (x - mean) ** 2) / x.shape[1]
+            # A silent unit has no variance: it stays at zero, and its weight does not matter.
+            scale = np.where(variance > TOLERANCE, np.sqrt(variance), 1.0)
+            x -= mean
+            x /= scale
+            bases[name] = principal_axes(x.reshape(-1, x.shape[2]), n_components, self.seed)
+            projected[name] = x @ bases[name]
+            standards[name] = (mean, scale)
+        meetings = meetings_of(tables, train.subjects, used, train.behavior is not None)
+        return _Prepared(used, conditions, meetings, standards, bases, projected)
+
+    def _aligned(self, train: PairedWindows, prepared: _Prepared, settings: _Settings) -> _Aligned:
+        """Learn the maps of some settings."""
+        latent_dim, n_components, ridge = settings
+        n = latent_dim if self.method == "procrustes" else n_components
+        bases, scores = {}, {}
+        for name, projected in prepared.projected.items():
+            projected = projected[..., :n]
+            # Subjects with many units would otherwise outweigh the others; and the rotations fit
+            # whitened components, or the largest ones would decide them whatever they encode.
+            size = np.sqrt(projected.var(axis=(0, 1)))
+            if self.method != "procrustes":
+                size[:] = np.sqrt(np.mean(size**2))
+            size[size < TOLERANCE] = 1.0
+            bases[name] = prepared.bases[name][:, :n] / size
+            scores[name] = projected / size
+
+        if self.method == "procrustes":
+            maps = procrustes(scores, prepared.conditions, len(train.conditions), latent_dim)
+        else:
+            if n not in prepared.covariances:
+                prepared.covariances[n] = covariances(scores, prepared.meetings)
+            covariance = prepared.covariances[n]
+            if self.method == "mcca":
+                maps = mcca(covariance, latent_dim, ridge)
+            else:
+                maps = srm(covariance, latent_dim)
+
+        latents = {name: score @ maps[name] for name, score in scores.items()}
+        for name, z in latents.items():
+            spread = z.std(axis=(0, 1))
+            spread[spread < TOLERANCE] = 1.0
+            z /= spread
+            maps[name] = maps[name] / spread
+        encoders = {
+            name: Encoder(*prepared.standards[name], bases[name] @ maps[name]) for name in scores
+        }
+        return _Aligned(encoders, prepared.used, latents, prepared.meetings)
+
+    def _takes_root(self, name: str, train: PairedWindows) -> bool:
+        if self.root is None:
+            return not train.why_not_counts(name)
+        return self.root[name] if isinstance(self.root, Mapping) else self.root
+
+    @property
+    def subjects_(self) -> tuple[str, ...]:
+        """Names of the fitted subjects, in order."""
+        return self._described().subjects
+
+    @property
+    def units_(self) -> dict[str, NDArray[np.generic]]:
+        """Unit ids by subject."""
+        return self._described().units
+
+    def _described(self) -> Fitted:
+        if not hasattr(self, "fitted_"):
+            raise not_fitted(self)
+        return self.fitted_
+
+    def _check_parameters(self, train: PairedWindows) -> None:
+        who = "LinearAlignment"
+        require_one_of(self.method, "method", who, get_args(Method))
+        require_one_of(self.features, "features", who, get_args(Features))
+        for name in ("latent_dim", "n_components"):
+            or_auto(whole(1))(getattr(self, name), name, who)
+        require_whole(self.n_repairs, "n_repairs", who, 1)
+        or_auto(number(0))(self.ridge, "ridge", who)
+        require_number(self.readout_ridge, "readout_ridge", who, 0)
+        require_seed(self.seed, who)
+        root = self.root
+        flags = root.values() if isinstance(root, Mapping) else () if root is None else (root,)
+        named = not isinstance(root, Mapping) or set(train.subjects) <= set(root)
+        require(
+            named and all(isinstance(value, bool | np.bool_) for value in flags),
+            "root", who, f"True, False, None or one of these for each of {list(train.subjects)}",
+            root,
+        )  # fmt: skip
+
+    def _learn_readout(self, train: PairedWindows, aligned: _Aligned) -> None:
+        """Keep the moments between all latents and between latents and counts."""
+        used, latents, meetings = aligned.used, aligned.latents, aligned.meetings
+        self.latent_mean_ = {n: z.reshape(-1, self.latent_dim_).mean(0) for n, z in latents.items()}
+        self.latent_covariance_ = covariances(latents, meetings)
+        self.mean_counts_: dict[str, Array] = {}
+        self.count_covariance_: dict[tuple[str, str], Array] = {}
+        for target, positions in used.items():
+            counts = np.asarray(train.activity(target, positions), float)
+            n_units = counts.shape[1]
+            mean = np.empty((n_units, train.width))
+            products = {
+                source: np.empty((self.latent_dim_, n_units, train.width)) for source in used
+            }
+            # Partners of each target trial, summed over meetings: (trial, start, latent).
+            partners, totals = {}, {}
+            for source in used:
+                met = meetings[source, target]
+                totals[source] = max(met.sum(), 1) * len(train.first_bins)
+                z = latents[source] - self.latent_mean_[source]
+                partners[source] = met_by(met, z)
+            for lag in range(train.width):
+                x = counts[:, :, train.first_bins + lag].transpose(0, 2, 1)
+                mean[:, lag] = x.mean(axis=(0, 1))
+                flat = (x - mean[:, lag]).reshape(-1, n_units)
+                for source, z in partners.items():
+                    product = z.reshape(-1, self.latent_dim_).T @ flat
+                    products[source][:, :, lag] = product / totals[source]
+            if self.features == "sum":
+                # One rate for all lags, as the latents have one weight: a rate of its own for
+                # every lag of the few windows that were looked at is mostly noise.
+                mean[:] = mean.mean(axis=1, keepdims=True)
+                for product in products.values():
+                    product[:] = product.mean(axis=2, keepdims=True)
+            floor = 0.5 / (counts.shape[0] * len(train.first_bins))
+            self.mean_counts_[target] = np.maximum(mean, floor if are_counts(counts) else -np.inf)
+            for source, product in products.items():
+                self.count_covariance_[source, target] = product
+
+    def transform(self, paired: PairedWindows) -> xr.DataArray:
+        """Latents of paired windows.
+
+        Returns
+        -------
+        DataArray
+            ``latents`` (subject, window, latent), NaN where a subject is absent. Coordinates: the
+            pairing column under its own name, time and start (window), trial (subject, window).
+
+        Raises
+        ------
+        ValueError
+            If subjects, units or windows are not those fitted.
+        NotFittedError
+            Before `fit`.
+        """
+        fitted = self._described()
+        names = fitted.check(paired)
+        values = np.stack([self._encode(paired, name) for name in names])
+        return fitted.latents(values, paired, names)
+
+    def _encode(self, paired: PairedWindows, name: str) -> Array:
+        """Latents (window, latent) of one subject; every trial is encoded once."""
+        position = paired.partners[:, paired.subjects.index(name)]
+        present = position >= 0
+        trials, index = np.unique(position[present], return_inverse=True)
+        z = np.full((len(position), len(paired.first_bins), self.latent_dim_), np.nan)
+        if len(trials):
+            x = _features(paired, name, trials, self._features, self.roots_[name])
+            z[present] = self.encoders_[name](x)[index]
+        return z.reshape(-1, self.latent_dim_)
+
+    def impute(self, paired: PairedWindows, target: str, source: Source = None) -> xr.DataArray:
+        """Expected counts of one subject, predicted from the latents of others.
+
+        Parameters
+        ----------
+        paired
+            Paired windows; the target itself need not be among them.
+        target
+            Subject to predict.
+        source
+            Subject or subjects to predict from; None takes all others. The target itself is
+            allowed and gives its reconstruction. A source that is absent from a window is left
+            out there.
+
+        Returns
+        -------
+        DataArray
+            ``expected_counts`` (window, unit, lag), spikes per bin; NaN in windows where every
+            source is absent.
+
+        Raises
+        ------
+        ValueError
+            If target or sources are unknown, or units or windows are not those fitted.
+        NotFittedError
+            Before `fit`.
+        """
+        fitted = self._described()
+        sources = fitted.sources(fitted.check(paired), target, source)
+        z = [self._encode(paired, name) for name in sources]
+        observed = np.stack([~np.isnan(part[:, 0]) for part in z], axis=1)
+        mean = self.mean_counts_[target]
+        expected = np.full((len(paired), mean.size), np.nan)
+        for pattern in np.unique(observed, axis=0):
+            if not pattern.any():
+                continue
+            rows = (observed == pattern).all(axis=1)
+            there = np.flatnonzero(pattern)
+            names = tuple(sources[i] for i in there)
+            weights, offset = self._readout(names, target)
+            stacked = np.concatenate([z[i][rows] for i in there], axis=1)
+            expected[rows] = stacked @ weights + offset
+            if (mean > 0).all():  # counts: no rate is negative
+                expected[rows] = np.maximum(expected[rows], _FLOOR * mean.ravel())
+        return fitted.expected_counts(expected.reshape(-1, *mean.shape), paired, target, sources)
+
+    def _readout(self, sources: tuple[str, ...], target: str) -> tuple[Array, Array]:
+        """Weights (source latents, unit x lag) and offset of the expected counts."""
+        k = self.latent_dim_
+        sigma = np.block([[self.latent_covariance_[a, b] for b in sources] for a in sources])
+        # Positive even without a penalty, for latents of a silent subject have no variance.
+        sigma[np.diag_indices_from(sigma)] += max(self._readout_ridge, 1e-3)
+        covariance = [self.count_covariance_[name, target].reshape(k, -1) for name in sources]
+        weights: Array = np.linalg.solve(sigma, np.concatenate(covariance))
+        centre = np.concatenate([self.latent_mean_[name] for name in sources])
+        return weights, self.mean_counts_[target].ravel() - centre @ weights
+
+    def encoder(self, name: str) -> tuple[Array, Array, Array]:
+        """One subject's map over flattened windows, whatever features it was fitted with.
+
+        Returns
+        -------
+        mean, scale : array (unit x lag,)
+        weights : array (unit x lag, latent)
+            Latents are ``(x - mean) / scale @ weights`` with x the square-root counts of a window,
+            unit by unit (index = unit * number of lags + lag).
+        """
+        fitted = self._described()
+        require_one_of(name, "name", "encoder", fitted.subjects)
+        encoder = self.encoders_[name]
+        if self._features == "window":
+            return encoder.mean, encoder.scale, encoder.weights
+        # A sum over lags is one weight for all of them.
+        n = fitted.width
+        return (
+            np.repeat(encoder.mean / n, n),
+            np.repeat(encoder.scale, n),
+            np.repeat(encoder.weights, n, axis=0),
+        )
+
+
+def _features(
+    paired: PairedWindows, name: str, positions: NDArray[np.int64], kind: Features, root: bool
+) -> Array:
+    """(Square-root) counts of every window of the given trials, (trial, start, feature)."""
+    values = np.asarray(paired.activity(name, positions), float)
+    if root:
+        if values.size and values.min() < 0:
+            raise ValueError(
+                f"LinearAlignment takes square roots of counts, but {name!r} has minimum "
+                f"{values.min():.3g}. Give counts, or fit with root=False."
+            )
+        values = np.sqrt(values)
+    if kind == "sum":
+        sums = values[:, :, paired.first_bins]
+        for lag in range(1, paired.width):
+            sums += values[:, :, paired.first_bins + lag]
+        return np.ascontiguousarray(sums.swapaxes(1, 2))
+    windows = np.lib.stride_tricks.sliding_window_view(values, paired.width, axis=2)
+    windows = windows[:, :, paired.first_bins].swapaxes(1, 2)  # (trial, start, unit, lag)
+    return windows.reshape(*windows.shape[:2], -1)
+
+
+def _tables(paired: PairedWindows, n_repairs: int, seed: int) -> list[NDArray[np.int64]]:
+    if not paired.redraws:
+        return [paired.partners]
+    return [paired.repair(seed + k).partners for k in range(n_repairs)]

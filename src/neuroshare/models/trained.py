@@ -1,0 +1,333 @@
+"""A trained model: networks, what they were fitted to, and the prior of their latents."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from neuroshare.models.building import Architecture, Subject, begin, resolved
+from neuroshare.models.device_windows import ResidentWindows
+from neuroshare.models.fitted import Fitted
+from neuroshare.models.inputs import Inputs
+from neuroshare.models.linear_start import Weighting, starts_of
+from neuroshare.models.prior import Prior
+from neuroshare.models.saving import Place, settings_as_json, settings_of_json
+from neuroshare.vae.history import History, as_arrays
+from neuroshare.vae.likelihoods import MOST_COUNTS, Likelihood
+from neuroshare.vae.multimodal import MultimodalVAE
+from neuroshare.vae.objectives import MMVM, Objective
+from neuroshare.vae.schedule import Schedule
+from neuroshare.vae.step import generators_of
+from neuroshare.windows.paired import PairedWindows
+
+KINDS: dict[str, type] = {"schedule": Schedule, "subject": Subject}
+"""What a constructor takes beside numbers, names, objectives and likelihoods, for its file."""
+
+RECIPE_OF_OLD_FILES: Mapping[str, object] = {"cross": 0.8, "combine": "mean"}
+"""What ``"mmvm"`` means in files that do not say so."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a fit has made; changes of the settings of its estimator do not reach it.
+
+    Parameters
+    ----------
+    vae
+        The networks, one modality for each subject.
+    architecture
+        What they were built of.
+    fitted
+        What they were fitted to.
+    prior
+        Of the shared latents.
+    params
+        The estimator's parameters at the fit.
+    """
+
+    vae: MultimodalVAE
+    architecture: Architecture
+    fitted: Fitted
+    prior: Prior
+    params: Mapping[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.vae.parameters()).device
+
+    def likelihood(self, name: str) -> Likelihood:
+        """Observation model of one subject."""
+        return cast(Likelihood, self.vae.likelihoods[self.fitted.subjects.index(name)])
+
+    def check(self, paired: PairedWindows) -> dict[str, int]:
+        """Check windows against the fit; the fitted subjects among them, name -> modality.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `Fitted.check`, or if the activity does not suit a likelihood.
+        """
+        known = self.fitted.check(paired, select=self.params["subjects"] is not None)
+        for name in known:
+            check_activity(name, paired, self.likelihood(name))
+        return {name: self.fitted.subjects.index(name) for name in known}
+
+    def windows(self, paired: PairedWindows) -> ResidentWindows:
+        """Windows on the device, with fitted subjects that are not paired as absent."""
+        n_features = {name: len(u) * paired.width for name, u in self.fitted.units.items()}
+        return ResidentWindows(paired, self.device, n_features)
+
+    def latents(
+        self, paired: PairedWindows, known: Mapping[str, int], *, joint: bool = False
+    ) -> NDArray[np.float32]:
+        """Posterior means (subject, window, latent), private ones last; NaN where absent."""
+        n_latents = self.architecture.latent_dim + self.vae.objective.private_dim
+        latents = np.empty((len(known), len(paired), n_latents), dtype=np.float32)
+        with torch.inference_mode():
+            for index, x, observed in self.windows(paired).all_batches():
+                z = self.vae.latents(x, observed if joint else None)
+                latents[:, index] = z[list(known.values())].cpu().numpy()
+        latents[~paired.observed[[paired.subjects.index(name) for name in known]]] = np.nan
+        return latents
+
+    def expected(
+        self, paired: PairedWindows, target: str, sources: list[str]
+    ) -> NDArray[np.float32]:
+        """Expected activity of the target (window, unit, lag); NaN where every source is absent."""
+        fitted = self.fitted
+        use = torch.zeros(len(fitted.subjects), 1, dtype=torch.bool, device=self.device)
+        for name in sources:
+            use[fitted.subjects.index(name)] = True
+        n_units = len(fitted.units[target])
+        expected = np.empty((len(paired), n_units, paired.width), dtype=np.float32)
+        with torch.inference_mode():
+            for index, x, observed in self.windows(paired).all_batches():
+                mean = self.vae.impute(x, observed & use, fitted.subjects.index(target))
+                mean = mean.view(len(mean), paired.width, n_units).transpose(1, 2)
+                mean[~(observed & use).any(0)] = torch.nan
+                expected[index] = mean.cpu().numpy()
+        return expected
+
+    def latent_variance(self, paired: PairedWindows) -> NDArray[np.float64]:
+        """Variance of the posterior means over windows, (subject, latent)."""
+        thinned = paired.thinned()
+        latents = self.latents(thinned, {n: k for k, n in enumerate(self.fitted.subjects)})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of subjects that are never there
+            return np.asarray(np.nanvar(latents, axis=1, dtype=np.float64))
+
+    def latent_rate(self, paired: PairedWindows) -> NDArray[np.float64]:
+        """Rate of each latent over windows, (subject, latent), in nats; NaN where absent.
+
+        Mean divergence of a subject's posteriors from the Gaussian with the mean and variance of
+        all of them together: a bound of what the latent can tell of the window.
+        """
+        n = len(self.fitted.subjects)
+        total = np.zeros((4, n, 1))
+        with torch.inference_mode():
+            for _, x, observed in self.windows(paired.thinned()).all_batches():
+                q = self.vae.encode(x)
+                loc, scale = (part.double() for part in (q.loc, q.scale))
+                parts = torch.stack([torch.ones_like(loc), loc, loc**2 + scale**2, scale.log()])
+                seen = observed[None, :, :, None]
+                total = total + torch.where(seen, parts, 0.0).sum(2).cpu().numpy()
+        count, first, second, logs = total
+        with np.errstate(invalid="ignore", divide="ignore"):
+            variance = second / count - (first / count) ** 2
+            return np.asarray(0.5 * np.log(variance) - logs / count)
+
+    # ------------------------------------------------------------------ keeping
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything but weights and history, for a file."""
+        return {
+            "params": {name: settings_as_json(v, KINDS) for name, v in self.params.items()},
+            "objective": settings_as_json(self.architecture.objective, KINDS),
+            **self.fitted.as_json(),
+            "linear": self.architecture.linear,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All weights, by name."""
+        return self.vae.state_dict() | self.prior.tensors()
+
+    @classmethod
+    def restored(
+        cls,
+        stored: Mapping[str, Any],
+        weights: dict[str, Tensor],
+        params: Mapping[str, Any],
+        own: Mapping[Place, object],
+    ) -> Trained:
+        """Undo `as_json` and `tensors`; `own` holds what is a user's own.
+
+        Raises
+        ------
+        Exception
+            Of any kind, where a file does not fit together.
+        """
+        fitted = Fitted.from_json(stored)
+        if not all(value.isfinite().all() for value in weights.values()):
+            raise ValueError("weights are not finite")
+        if "objective" in stored:
+            objective = settings_of_json(("objective",), stored["objective"], KINDS, own)
+        elif params["objective"] == "mmvm":
+            objective = MMVM(**RECIPE_OF_OLD_FILES)  # type: ignore[arg-type]
+        else:
+            objective = params["objective"]
+        architecture = architecture_of(params, objective, linear=bool(stored["linear"]))
+        prior = Prior.taken_from(weights, architecture.latent_dim)
+        # Before memory is taken for them: no layer is wider than what the file holds.
+        held = {n for value in weights.values() for n in value.shape}
+        units = {name: ids.tolist() for name, ids in fitted.units.items()}
+        if not architecture.widths(units, fitted.width) <= held:
+            raise ValueError("the weights are not those of the networks described")
+        vae = architecture.build(fitted.units, fitted.width)
+        if any(
+            value.dtype != weights[name].dtype
+            for name, value in vae.state_dict().items()
+            if name in weights
+        ):
+            raise ValueError("the weights are of another precision")
+        vae.load_state_dict(weights)
+        return cls(vae.eval(), architecture, fitted, prior, params)
+
+
+@dataclass(frozen=True, eq=False)
+class Untrained:
+    """Networks at their start, on their device, and the windows that they are to learn from.
+
+    Parameters
+    ----------
+    vae, architecture, params
+        As of `Trained`.
+    train, validation
+        Windows of the chosen subjects.
+    """
+
+    vae: MultimodalVAE
+    architecture: Architecture
+    params: Mapping[str, Any]
+    train: PairedWindows
+    validation: PairedWindows | None
+
+    @property
+    def has_own_encoders(self) -> bool:
+        """Whether any encoder is a user's."""
+        return any(self.architecture.of(n).encoder is not None for n in self.train.subjects)
+
+    def trained(self, windows: ResidentWindows) -> Trained:
+        """Give what training on these windows, those of `train`, has made of the networks."""
+        windows.redraw(0)
+        latent_dim = self.architecture.latent_dim
+        prior = Prior.of(self.vae, latent_dim, windows, self.params["seed"])
+        fitted = Fitted.of(self.train)
+        return Trained(self.vae, self.architecture, fitted, prior, self.params)
+
+
+def begun(
+    params: Mapping[str, Any],
+    train: PairedWindows,
+    validation: PairedWindows | None,
+    device: torch.device,
+    weighting: Weighting | None = None,
+) -> Untrained:
+    """Build the networks that parameters of `SharedLatentModel` ask for, at their start.
+
+    Raises
+    ------
+    ValueError
+        If activity does not suit a likelihood.
+    """
+    names = train.subjects
+    method = params["init"] if params["init"] != "random" and len(names) > 1 else None
+    architecture = architecture_of(params, params["objective"], linear=method is not None)
+    likelihoods = {name: architecture.likelihood(name) for name in names}
+    for part in (train, validation):
+        for name, likelihood in likelihoods.items():
+            if part is not None:
+                check_activity(name, part, likelihood)
+    objective = architecture.objective
+    starts = starts_of(
+        train,
+        architecture.latent_dim,
+        architecture.inputs,
+        likelihoods,
+        method=method,
+        weighting=weighting,
+        alone=not architecture.objective.shares,
+        gains=isinstance(objective, MMVM) and objective.combine == "mean",
+        of_lags=[name for name in names if architecture.of(name).encoder is not None],
+        seed=params["seed"],
+    )
+    with generators_of(device, params["seed"]):
+        vae = architecture.build(train.units, train.width)
+        begin(vae, names, starts)
+    return Untrained(vae.to(device), architecture, params, train, validation)
+
+
+def architecture_of(
+    params: Mapping[str, Any], objective: str | Objective, *, linear: bool
+) -> Architecture:
+    """Networks that parameters of `SharedLatentModel` ask for."""
+    own = params["subjects"]
+    return Architecture(
+        latent_dim=params["latent_dim"],
+        objective=resolved(objective, trains=params["epochs"] != 0),
+        inputs=Inputs(params["inputs"], params["dropout"]),
+        linear=linear,
+        common=Subject(params["hidden"], params["likelihood"], params["encoder"]),
+        own=own if isinstance(own, Mapping) else {},
+    )
+
+
+def check_activity(name: str, paired: PairedWindows, likelihood: Likelihood) -> None:
+    """Refuse activity that does not suit a likelihood.
+
+    Raises
+    ------
+    ValueError
+        Says why, and what to take instead.
+    """
+    if likelihood.counts and (fault := paired.why_not_counts(name)):
+        raise ValueError(
+            f"{type(likelihood).__name__} needs non-negative integer counts; {name!r} has {fault}. "
+            "Use likelihood='gaussian' for z-scored activity."
+        )
+    if likelihood.counts and (most := paired.most(name)) > MOST_COUNTS:
+        raise ValueError(
+            f"{type(likelihood).__name__} reaches {MOST_COUNTS:,.0f} counts per bin; {name!r} has "
+            f"a bin of {most:,.0f}. Leave such units out, take shorter bins, or use "
+            "likelihood='gaussian'."
+        )
+
+
+def labelled(history: History, names: tuple[str, ...]) -> xr.Dataset:
+    """History of a training as a Dataset (epoch), log_likelihood (epoch, subject)."""
+    arrays = as_arrays(history)
+    log_likelihood = arrays.pop("log_likelihood").reshape(-1, len(names))
+    return xr.Dataset(
+        {
+            **{name: ("epoch", values) for name, values in arrays.items()},
+            "log_likelihood": (("epoch", "subject"), log_likelihood),
+        },
+        coords={"epoch": np.arange(1, history.n_epochs + 1), "subject": list(names)},
+        attrs={"interrupted": int(history.interrupted)}
+        | ({} if history.best_epoch is None else {"best_epoch": history.best_epoch + 1}),
+    )
+
+
+def history_of_json(stored: dict[str, Any], n_subjects: int) -> xr.Dataset:
+    """Undo ``history_.to_dict()``."""
+    if not stored["dims"]["epoch"]:  # JSON has no empty two-dimensional lists
+        stored["data_vars"]["log_likelihood"]["data"] = np.empty((0, n_subjects))
+    return xr.Dataset.from_dict(stored)

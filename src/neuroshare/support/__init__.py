@@ -1,0 +1,1 @@
+"""What every room needs: checks of settings, files that appear whole, work in several processes."""

@@ -1,0 +1,1 @@
+"""Whole analyses of several fits: runs, comparisons, sweeps, checks for leakage."""

@@ -1,0 +1,48 @@
+"""When training is taken, given what it did to held-out trials."""
+
+import numpy as np
+import pytest
+
+from neuroshare.models.choice import Looks, choose_steps
+
+STEPS = (0, 50, 100, 150)
+
+
+def tried(own, cross, *, shares=True, noise=0.01):
+    """Looks at two folds of three animals whose log losses fall by so much at each step."""
+    rng = np.random.default_rng(0)
+    looks = []
+    for _ in range(2):
+        one = Looks(lambda: None, shares, steps=list(STEPS))
+        base = rng.uniform(1, 2, (3, 3))
+        for gain_own, gain_cross in zip(own, cross, strict=True):
+            gain = np.full((3, 3), gain_cross) + noise * rng.normal(size=(3, 3))
+            np.fill_diagonal(gain, gain_own + noise * rng.normal(size=3))
+            one.loss.append(base - gain * (gain_own != 0 or gain_cross != 0))
+            one.accuracy.append(np.full((3, 3), 0.5))
+        looks.append(one)
+    return {"mcca": looks}
+
+
+ROWS = {"mcca": {"init": "mcca"}}
+
+
+@pytest.mark.parametrize(
+    ("own", "cross", "steps"),
+    [
+        ((0, 0.1, 0.3, 0.2), (0, 0.1, 0.3, 0.2), 100),  # both gain: the best
+        ((0, -0.1, -0.2, -0.3), (0, 0.1, 0.3, 0.5), 0),  # cross at the cost of own
+        ((0, 0.1, 0.3, 0.5), (0, -0.1, -0.2, -0.3), 0),  # own at the cost of cross
+        ((0, 0.0, 0.0, -0.2), (0, 0.1, 0.3, 0.9), 100),  # as long as none loses
+        ((0, -0.1, -0.1, -0.1), (0, -0.1, -0.1, -0.1), 0),  # none gains
+    ],
+)
+def test_training_is_taken_where_it_gains_and_costs_nothing(own, cross, steps):
+    name, found, table = choose_steps(tried(own, cross), ROWS)
+    assert (name, found) == ("mcca", steps)
+    assert [row["steps"] for row in table if row["chosen"]] == [steps]
+
+
+def test_where_nothing_is_shared_own_alone_decides():
+    looks = tried((0, 0.1, 0.3, 0.2), (0, -1, -1, -1), shares=False)
+    assert choose_steps(looks, ROWS)[1] == 100
