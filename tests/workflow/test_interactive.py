@@ -214,6 +214,46 @@ def test_the_view_obeys_the_keyboard(page):
 
 
 @pytest.mark.slow
+def test_fingers_turn_zoom_and_ask(browser, page_file):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    canvas = page.locator("#view-canvas")
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    hand = context.new_cdp_session(page)
+
+    def touch(kind, *fingers):
+        points = [{"x": x, "y": y, "id": i} for i, (x, y) in enumerate(fingers)]
+        hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    def drag(*paths, steps=5):
+        """Move fingers, each from a place to a place, and lift them."""
+        for i in range(steps + 1):
+            at = [
+                tuple(a + (b - a) * i / steps for a, b in zip(start, stop, strict=True))
+                for start, stop in paths
+            ]
+            touch("touchMove" if i else "touchStart", *at)
+        touch("touchEnd")
+        page.wait_for_timeout(60)
+
+    x, y = middle
+    drag(((x - 30, y), (x + 60, y)))
+    assert of_view(page, "v.state.yaw") == pytest.approx(0.5 + 90 / 150, abs=0.05)
+    assert page.evaluate("scrollX") == 0
+    drag(((x - 20, y), (x - 60, y)), ((x + 20, y), (x + 60, y)))
+    assert of_view(page, "v.state.zoom") == pytest.approx(3, rel=0.1)
+    page.locator("#view-reset").click()
+    px, py = of_view(page, "v.at(5)")
+    page.touchscreen.tap(box["x"] + px, box["y"] + py)
+    page.wait_for_timeout(60)
+    assert "trial" in page.locator("#view-tip").inner_text()
+    context.close()
+
+
+@pytest.mark.slow
 def test_a_frame_takes_less_than_a_sixtieth_of_a_second(page):
     took = page.evaluate(
         """() => {
