@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from neuroshare.support.checks import brief, is_number, require
 from neuroshare.support.labels import with_same_labels
 from neuroshare.windows.pairing import Pairing, Positions, Surplus
-from neuroshare.windows.trials import Trials
+from neuroshare.windows.trials import Trials, codes_of
 
 Array = NDArray[np.float64]
 Arrays = Mapping[str, xr.DataArray]
@@ -116,6 +116,15 @@ class Axis:
             return np.asarray(share[:, None])
         turn = 2 * np.pi * share
         return np.stack([np.cos(turn), np.sin(turn)], axis=1) / np.pi
+
+    def nearness(self, bins: Positions) -> Array:
+        """How near bins are, (bin, bin): a Gaussian of one bin; labels are apart."""
+        apart = np.abs(bins[:, None] - bins).astype(float)
+        if self.labels is not None:
+            return np.where(apart > 0, 0.0, 1.0)
+        if self.period is not None:
+            apart = np.minimum(apart, self.n_bins - apart)
+        return np.asarray(np.exp(-0.5 * np.square(apart)))
 
     def absent(self, own: NDArray[Any], others: NDArray[Any]) -> tuple[float, list[str]]:
         """Share of the windows of others further than a bandwidth from all own ones, and where."""
@@ -246,6 +255,31 @@ class ByBehavior(Pairing):
         return np.concatenate(
             [a.features(b) for a, b in zip(self.axes, of_axes, strict=True)], axis=1
         )
+
+    def alike(
+        self, arrays: Iterable[xr.DataArray], by: str, conditions: Sequence[Any]
+    ) -> tuple[Array, Array]:
+        """Conditions, which are names of bins, as points; and how near they are.
+
+        Parameters
+        ----------
+        arrays
+            All windows of every subject, with the name of their bin in the coordinate `by`.
+        by, conditions
+            The names; those that no window has are bins of other subjects.
+
+        Returns
+        -------
+        points (condition, feature), nearness (condition, condition)
+        """
+        bins = np.full(len(conditions), -1, np.int64)
+        for array in arrays:
+            codes = codes_of(array, by, conditions)
+            bins[codes[codes >= 0]] = self.bins(array)[codes >= 0]
+        points, known = self.features(np.maximum(bins, 0)), bins >= 0
+        of_axes = np.unravel_index(np.maximum(bins, 0), tuple(map(self._n_bins, self.axes)))
+        near = np.prod([a.nearness(b) for a, b in zip(self.axes, of_axes, strict=True)], axis=0)
+        return points, np.where(known[:, None] & known, near, np.eye(len(bins)))
 
     @staticmethod
     def _n_bins(axis: Axis) -> int:
