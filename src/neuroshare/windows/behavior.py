@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from neuroshare.support.angles import from_circle, on_turn, span_of, to_circle
 from neuroshare.support.checks import brief, is_number, require
 from neuroshare.support.labels import with_same_labels
 from neuroshare.windows.pairing import Pairing, Positions, Surplus
@@ -114,8 +115,7 @@ class Axis:
         share = (bins + 0.5) / self.n_bins
         if self.period is None:
             return np.asarray(share[:, None])
-        turn = 2 * np.pi * share
-        return np.stack([np.cos(turn), np.sin(turn)], axis=1) / np.pi
+        return to_circle(share, 1.0) / np.pi
 
     def nearness(self, bins: Positions) -> Array:
         """How near bins are, (bin, bin): a Gaussian of one bin; labels are apart."""
@@ -313,10 +313,9 @@ def window_means(values: Array, first_bins: Positions, width: int, period: Any =
     windows = windows[:, first_bins]
     if period is None:
         return np.asarray(windows.mean(axis=2))
-    turn = np.exp(2j * np.pi * windows / period).mean(axis=2)
-    mean = np.angle(turn) * period / (2 * np.pi)
-    low = 0.0 if np.nanmin(values, initial=0.0) >= 0 else -period / 2
-    return np.asarray((mean - low) % period + low)
+    mean = from_circle(to_circle(windows, period).mean(axis=2), period)
+    low, _ = span_of(np.nanmin(values, initial=0.0), 0.0, period)
+    return on_turn(mean, low, period)
 
 
 def as_windows(array: xr.DataArray, width: int, step: int, bin_size: float) -> xr.DataArray:
@@ -432,10 +431,7 @@ def axes_of(
         if not len(values):
             raise ValueError(f"no window has a value of {name!r}; nothing to pair by.")
         period = periods.pop()
-        low, high = float(values.min()), float(values.max())
-        if period is not None:
-            low, high = (0.0 if low >= 0 else -period / 2), 0.0
-            high = low + period
+        low, high = span_of(float(values.min()), float(values.max()), period)
         reach = float(given.get(name, general)) * max(high - low, 1e-12)
         axes.append(Axis(name, low, high, reach, period=period))
     if unknown := set(given) - {axis.name for axis in axes}:
