@@ -371,7 +371,7 @@
   boxes("subjects", data.subjects, data.subjectColors, "subject", showSubject);
   boxes("conditions", data.conditions, data.conditionColors, "condition", showCondition);
   get("by").textContent = data.by;
-  get("conditions").hidden = !several;
+  get("conditions").style.display = several ? "" : "none";
   const moves = nTimes > 1;
   for (const name of ["play", "time"]) get(name).disabled = !moves;
   [...(several ? [["condition", data.by]] : []), ["subject", "animal"], ...(moves ? [["time", "time"]] : []), ...Object.keys(data.trials.columns).map((c) => [c, c])].forEach(([value, name]) => get("color").add(new Option(name, value)));
