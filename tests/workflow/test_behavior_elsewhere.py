@@ -33,7 +33,7 @@ def test_a_sweep_fits_and_scores_every_setting(parts, tmp_path):
     )  # fmt: skip
     assert len(table) == 2
     assert "error" not in table or table["error"].isna().all()
-    assert (table["mean_cross"] > 1.2 / len(parts[0].conditions)).all()
+    assert (table["cross_trial"] > 1.2 / len(parts[0].conditions)).all()
 
 
 @pytest.mark.parametrize("ask", [ns.power, ns.leakage_report])
