@@ -129,9 +129,7 @@ def by_map(latents, of):
     train, test = latents
     if "map" not in train.coords:
         return {}
-    maps = {
-        part: z["map"].transpose("subject", "window") for part, z in zip("ab", latents, strict=True)
-    }
+    maps = [part["map"].transpose("subject", "window") for part in latents]
 
     def error(subject, source, target, pooled=False):
         """Of one subject's map, from one of its maps or from all other animals."""
