@@ -8,13 +8,17 @@ split:
 - ``mcca``, ``procrustes``: `LinearAlignment`, whose latents and penalty are chosen likewise;
 - ``counts``: ridge and Bayesian decoder of the counts of each animal alone;
 - ``CEBRA``: all animals at once with the same labels, windows, split and number of latents as
-  ``model``, where it is installed;
+  ``model``; left out, with a sentence, where cebra is not installed (pip install cebra);
 - ``null``: spikes of each animal moved on a circle by 35 to 65 % of its session, which leaves all
   but their relation to behavior. The model from its start, without training.
 
 ``--scale`` measures pairing, windows and training at 10 animals x 200 units x 30 minutes instead.
 
-Every row is written as it is done, and a later run continues with those that are missing.
+Where laps have a column ``map``, errors of the model are also told by it: within a map, from one
+map of an animal to another, and of each map from all other animals.
+
+Every row is written as it is done, and a later run continues with those that are missing;
+``summary`` holds means over splits.
 Recordings are read from the folder NEUROSHARE_DATA; sets that are not there are left out.
 """
 
@@ -43,7 +47,7 @@ SETS = {
     "track_A_6mice": {"by": ["linear_position", "direction"], "of": ["linear_position", "speed"],
                       "width": 0.5, "bin_size": 0.1},
 }  # fmt: skip
-CEBRA_STEPS = 2000
+ROWS = ("model", "mcca", "procrustes", "CEBRA")
 
 
 @cache
@@ -120,6 +124,40 @@ def scored(latents, name):
     return numbers(found, ("own", "cross", "pooled")), means
 
 
+def by_map(latents, of):
+    """Median errors by map: of animals that have several, and of all windows of each map."""
+    train, test = latents
+    if "map" not in train.coords:
+        return {}
+    maps = [part["map"].transpose("subject", "window") for part in latents]
+
+    def error(subject, source, target, pooled=False):
+        """Of one subject's map, from one of its maps or from all other animals."""
+        fitted, held = train, test.where((test.subject != subject) | (maps[1] == target))
+        if not pooled:
+            fitted, held = (part.sel(subject=[subject]) for part in (fitted, held))
+            fitted = fitted.where(maps[0].sel(subject=[subject]) == source)
+        found = ns.decoding(fitted, held, of=of, n_permutations=0, n_bootstraps=0)
+        error = found.median_error_pooled if pooled else found.median_error
+        return round(float(error.sel(target=subject).squeeze()), 4)
+
+    found = {}
+    for subject in train.subject.values.tolist():
+        known = np.unique(maps[0].sel(subject=subject).values)
+        known = [m for m in known if np.isfinite(m)]
+        seen = maps[1].sel(subject=subject).values
+        known = [m for m in known if (seen == m).sum() >= 10]
+        found[subject] = {
+            f"{int(b)}": {
+                "rows": int((seen == b).sum()),
+                **{f"from {int(a)}": error(subject, a, b) for a in known},
+                "from others": error(subject, None, b, pooled=True),
+            }
+            for b in known
+        }
+    return found
+
+
 def fitted(model, parts, name):
     """Fit and score a model."""
     began = time.process_time()
@@ -129,7 +167,10 @@ def fitted(model, parts, name):
     scores, agree = scored(latents, name)
     told = getattr(model, "chosen_", None) or {"latent_dim": int(model.latent_dim_)}
     kept = {k: told[k] for k in ("latent_dim", "inputs", "steps") if k in told}
-    return {"scores": scores, "consistency": agree, "cpu_seconds": seconds, **kept}
+    told = {"scores": scores, "consistency": agree, "cpu_seconds": seconds, **kept}
+    if isinstance(model, ns.SharedLatentModel) and (maps := by_map(latents, SETS[name]["of"][0])):
+        told["maps"] = maps
+    return told
 
 
 def imputed(model, parts):
@@ -166,7 +207,7 @@ def counted(parts, name):
     }
 
 
-def cebra(parts, name, latent_dim):
+def cebra(parts, name, latent_dim, n_steps):
     """CEBRA of all animals at once, with the behavior that they were paired by as labels."""
     import cebra as package
 
@@ -191,7 +232,7 @@ def cebra(parts, name, latent_dim):
     began = time.process_time()
     model = package.CEBRA(
         model_architecture="offset1-model", output_dimension=latent_dim, batch_size=512,
-        max_iterations=CEBRA_STEPS, conditional="time_delta", device="cpu", verbose=False,
+        max_iterations=n_steps, conditional="time_delta", device="cpu", verbose=False,
     )  # fmt: skip
     model.fit(
         [features(parts[0], n).astype(np.float32) for n in names],
@@ -210,7 +251,44 @@ def cebra(parts, name, latent_dim):
     scores, agree = scored(latents, name)
     return {
         "scores": scores, "consistency": agree, "cpu_seconds": seconds, "latent_dim": latent_dim,
+        "iterations": n_steps, "version": package.__version__,
     }  # fmt: skip
+
+
+def summary(rows):
+    """Over splits, by set and row: errors of the first behavior, cross / own, and imputation."""
+    found = {}
+    for name, how in SETS.items():
+        for row in ROWS:
+            of_row = [
+                rows[key]
+                for key in rows
+                if key.startswith(f"{name} | ") and key.endswith(f" | {row}")
+            ]
+            if not of_row:
+                continue
+            errors = {
+                kind: [r["scores"][how["of"][0]][f"median_error_{kind}"]["value"] for r in of_row]
+                for kind in ("own", "cross", "pooled")
+            }
+            ratio = np.array(errors["cross"]) / np.array(errors["own"])
+            told = {kind: _spread(values) for kind, values in errors.items()}
+            told |= {"cross / own": _spread(ratio), "splits": len(of_row)}
+            if row == "model":
+                for part in of_row[0]["imputation"]:
+                    told[part] = _spread([r["imputation"][part] for r in of_row])
+            found[f"{name} | {row}"] = told
+        for decoder in ("ridge", "bayes"):
+            counted = [rows[k] for k in rows if k.startswith(f"{name} | ") and k.endswith("counts")]
+            own = [r[decoder][how["of"][0]]["median_error_own"]["value"] for r in counted]
+            if own:
+                found[f"{name} | counts, {decoder}"] = {"own": _spread(own), "splits": len(own)}
+    return found
+
+
+def _spread(values):
+    """Mean, least and largest."""
+    return [round(float(f(values)), 4) for f in (np.mean, np.min, np.max)]
 
 
 def todo(options, rows):
@@ -242,7 +320,8 @@ def todo(options, rows):
                 null,
                 lambda p, n=name, s=start: fitted(ns.SharedLatentModel(progress=False, **s), p, n),
             )
-    if importlib.util.find_spec("cebra") is None:
+    if options.cebra_splits and importlib.util.find_spec("cebra") is None:
+        print("CEBRA is left out, for cebra is not installed.", flush=True)
         return
     for split in range(options.cebra_splits):  # last, for it takes longest
         for name in (n for n in options.sets if sessions_of(n)):
@@ -252,7 +331,9 @@ def todo(options, rows):
                 name,
                 split,
                 None,
-                lambda p, n=name, k=key: cebra(p, n, rows[f"{k}model"]["latent_dim"]),
+                lambda p, n=name, k=key: cebra(
+                    p, n, rows[f"{k}model"]["latent_dim"], options.cebra_steps
+                ),
             )
 
 
@@ -309,8 +390,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=HERE / "results" / "behavior.json")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=[*SETS])
-    parser.add_argument("--splits", type=int, default=2)
+    parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--cebra-splits", type=int, default=1)
+    parser.add_argument("--cebra-steps", type=int, default=10_000, help="its default")
     parser.add_argument("--nulls", type=int, default=3)
     parser.add_argument("--scale", action="store_true")
     options = parser.parse_args()
@@ -319,7 +401,7 @@ def main():
     rows = stored.setdefault("rows", {})
 
     def write():
-        stored.update(provenance(*PACKAGES))
+        stored.update(provenance(*PACKAGES), summary=summary(rows))
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(stored, indent=1) + "\n")
 

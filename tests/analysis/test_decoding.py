@@ -3,13 +3,15 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from scipy.signal import lfilter
 from sklearn.metrics import r2_score
 from sklearn.neighbors import KNeighborsRegressor
 
-from neuroshare.analysis.decoding import decoding
-from neuroshare.analysis.variables import Variable
+from neuroshare.analysis.decoding import SCORES, decoding, moved_values
+from neuroshare.analysis.variables import Samples, Variable
 
 DIMS = ("subject", "window")
+KINDS = ("own", "cross", "pooled")
 
 
 def walk(rng, n):
@@ -185,3 +187,67 @@ def test_joint_latents_get_no_p():
     with pytest.warns(UserWarning, match="joint"):
         scores = decoding(train, test, of="position", n_permutations=9)
     assert "p_r2" not in scores
+
+
+def samples(trial, values):
+    z = np.zeros((len(trial), 1))
+    return Samples(z, {"speed": np.asarray(values, float)[:, None]}, trial, trial.astype(float))
+
+
+def test_the_null_moves_stretches_as_wholes():
+    speed = np.arange(100.0)
+    held = np.arange(40, 60)
+    fitted = np.r_[np.arange(30), np.arange(70, 100)]
+    variable = Variable("speed", ("speed",), (None,))
+    parts = samples(fitted, speed[fitted]), samples(held, speed[held])
+    moved = moved_values(variable, *parts, 200, np.random.default_rng(0))[..., 0]
+    # Held-out values in the order of another stretch: a rising course stays one, but where the
+    # circle closes, and in the gaps, which have the value of the nearest window.
+    np.testing.assert_array_equal(np.sort(moved, axis=1), np.tile(speed[held], (200, 1)))
+    falls = (np.diff(moved, axis=1) < 0).sum(axis=1)
+    assert falls.max() <= 1
+    assert (falls == 0).mean() > 0.5
+
+
+def test_the_null_of_an_angle_moves_its_values():
+    heading = np.arange(100.0) * 3
+    variable = Variable("speed", ("speed",), (360.0,))
+    held = np.arange(40, 60)
+    fitted = np.r_[np.arange(40), np.arange(60, 100)]
+    parts = samples(fitted, heading[fitted]), samples(held, heading[held])
+    moved = moved_values(variable, *parts, 50, np.random.default_rng(0))[..., 0]
+    steps = np.round(np.diff(moved, axis=1) / 3).astype(int) % 100
+    np.testing.assert_array_equal(steps, 1)
+    assert (np.abs(moved[:, 0] - 120) >= 30).all()
+
+
+def slow(rng, shape, windows):
+    """A slow course over windows, the last dim, stationary with unit variance."""
+    share = np.exp(-1 / windows)
+    noise = rng.normal(size=(*shape[:-1], shape[-1] + 20 * windows))
+    return lfilter([np.sqrt(1 - share**2)], [1, -share], noise)[..., 20 * windows :]
+
+
+@pytest.mark.slow
+def test_p_of_a_slow_speed_that_latents_do_not_know_are_honest():
+    """Speeds of three rats, of different levels, in latents as slow; 150 experiments."""
+    n, found = 1000, []
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        speed = np.exp(0.7 * slow(rng, (3, n), 10)) * np.array([[1], [2], [4]])
+        z = slow(rng, (3, 3, n), 10).transpose(0, 2, 1)
+        block = np.arange(n) // 50
+        held = np.isin(block, rng.choice(20, 5, replace=False))
+        apart = np.convolve(held, np.ones(41), "same") > 0
+
+        def part(at, z=z, speed=speed):
+            at = np.flatnonzero(at)
+            trial = np.broadcast_to(at, (3, len(at)))
+            coords = {"subject": list("abc"), "trial": (DIMS, trial), "speed": (DIMS, speed[:, at])}
+            return xr.DataArray(z[:, at], dims=(*DIMS, "latent"), coords=coords)
+
+        scores = decoding(part(~apart), part(held), of="speed", n_permutations=99, n_bootstraps=0)
+        found.append([float(scores[f"p_mean_{s}_{k}"]) for s in SCORES for k in KINDS])
+    share = (np.array(found) <= 0.05).mean(axis=0)
+    # Four standard errors of a share of 150.
+    assert share.max() <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / 150)

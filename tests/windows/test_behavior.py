@@ -179,6 +179,35 @@ def test_the_null_moves_behavior_along_the_session_and_keeps_its_course():
     assert np.array_equal(np.roll(whole, shifts[0], 0)[test.trials["a"]], both._of("a").behaved)
 
 
+def test_bins_mean_the_same_whatever_windows_they_are_given_to():
+    train, _ = pair().split()
+    moved = train.repair(3, shuffle_conditions=True)
+    np.testing.assert_array_equal(moved.targets, train.targets)
+    np.testing.assert_array_equal(np.sort(train.targets[:, 0]), train.targets[:, 0])
+    near = train.nearness
+    np.testing.assert_array_equal(near, near.T)
+    np.testing.assert_allclose(near[0, :3], np.exp([0, -0.5, -2]))
+
+
+def test_bins_of_an_angle_are_near_across_its_end_and_labels_apart():
+    ring = Axis("heading", 0.0, 360.0, 18.0, 20, period=360.0)
+    np.testing.assert_allclose(ring.nearness(np.arange(20))[0, [1, 19]], np.exp(-0.5))
+    ways = Axis("direction", labels=("back", "out"))
+    rule = ByBehavior((ring, ways))
+    array = xr.DataArray(
+        np.zeros(3),
+        dims="trial",
+        coords={
+            "heading": ("trial", [5.0, 355.0, 5.0]),
+            "direction": ("trial", ["out", "out", "back"]),
+            "bin": ("trial", ["a", "b", "c"]),
+        },
+    )
+    _, near = rule.alike([array], "bin", ["a", "b", "c", "of another"])
+    np.testing.assert_allclose(near[0], [1, np.exp(-0.5), 0, 0])
+    np.testing.assert_allclose(np.diag(near), 1)
+
+
 def test_a_draw_takes_memory_linear_in_windows():
     axis = Axis("position", 0.0, 1.0, 0.05, 20)
     rule = ByBehavior((axis,))

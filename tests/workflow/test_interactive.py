@@ -103,6 +103,70 @@ def test_latents_that_know_no_trial_are_shown_too():
     assert (np.bincount(data["trial"]) == len(TIMES)).all()
 
 
+def running_latents(n=9000, n_latents=6):
+    """Latents of windows that were paired by behavior, each a trial of its own."""
+    rng = np.random.default_rng(0)
+    dims = ("subject", "window")
+    position, heading = rng.uniform(0, 2, (2, n)), rng.uniform(-180, 180, (2, n))
+    speed = rng.uniform(0, 1, (2, n))
+    speed[:, ::7] = np.nan
+    z = np.stack([np.cos(k * position + heading / 90) for k in range(n_latents)], axis=-1)
+    about = {"position": {"behavior": "position", "unit": "m"}}
+    about["heading"] = {"behavior": "heading", "unit": "degrees", "period": 360.0}
+    about["speed"] = {"behavior": "speed", "unit": "m/s"}
+    return xr.DataArray(
+        z,
+        dims=(*dims, "latent"),
+        coords={
+            "subject": ["mitt", "stella"],
+            "time": ("window", np.full(n, 0.1)),
+            "part": ("window", np.where(np.arange(n) % 4, "train", "test")),
+            "trial": (dims, np.tile(np.arange(n), (2, 1))),
+            "onset": (dims, np.tile(np.arange(n) * 0.2, (2, 1))),
+            "epoch": (dims, np.tile(np.arange(n) // 100, (2, 1))),
+            "direction": (dims, np.where(position > 1, "out", "back")),
+            "speed": (dims, speed),
+            "heading": (dims, heading),
+            "position": (dims, position),
+            "position_bin": (dims, (position * 10).astype(int) / 10),
+        },
+        attrs={
+            "by": "position_bin",
+            "behavior": json.dumps(about),
+            "paired_by": json.dumps(["position"]),
+        },
+    )
+
+
+def numbers_of(column):
+    codes = np.frombuffer(base64.b64decode(column["packed"]), "<u2")
+    numbers = column["low"] + (column["high"] - column["low"]) * codes / 65534
+    return np.where(codes == 65535, np.nan, numbers)
+
+
+def test_windows_paired_by_behavior_are_coloured_by_it():
+    latents = running_latents()
+    view = view_of(latents)
+    assert len(view) < 300_000 - 40_000
+    data = unpacked(view)
+    assert data["first"] == "position"
+    assert list(data["trials"]["columns"])[:3] == ["position", "speed", "heading"]
+    assert data["conditions"] == ["windows"]
+    assert not data["flat"]
+    columns, ids = data["trials"]["columns"], np.asarray(data["trials"]["id"])
+    of = np.asarray(data["trials"]["subject"])
+    for name, within in (("position", 1e-4), ("speed", 1e-4), ("heading", 1e-2)):
+        seen = latents[name].values[of, ids]
+        np.testing.assert_allclose(numbers_of(columns[name]), seen, atol=within)
+    assert columns["heading"]["turns"]
+    assert (columns["heading"]["low"], columns["heading"]["high"]) == (-180, 180)
+    assert not columns["position"]["turns"]
+    assert columns["position"]["unit"] == "m"
+    assert columns["direction"]["values"] == ["back", "out"]
+    held_out = np.flatnonzero(latents["part"] == "test")
+    assert np.isin(ids, held_out).all()
+
+
 # ---------------------------------------------------------------------- in a browser
 
 BROWSER = os.environ.get("CHROMIUM") or next(

@@ -1,4 +1,5 @@
 import json
+import re
 import tomllib
 
 import numpy as np
@@ -39,6 +40,9 @@ def test_a_run_by_behavior_is_fitted_decoded_and_reported(neuroshare, files, tmp
     assert "Behavior decoded from held-out windows" in page
     assert "counts, own: bayes" in page
     assert "within 5% of its range" in page
+    view = json.loads(re.search('id="view-data">(.*?)</script>', page).group(1))
+    assert view["first"] == "position"
+    assert {"position", "speed", "direction"} <= set(view["trials"]["columns"])
     (out / "report.html").unlink()
     write_report(out)
     assert (out / "report.html").read_text(encoding="utf-8") == page

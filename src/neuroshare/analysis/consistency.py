@@ -22,6 +22,7 @@ from neuroshare.analysis.inference import (
 )
 from neuroshare.analysis.inputs import animals_of, require_apart, require_array, require_samples
 from neuroshare.analysis.variables import samples_of, variables_of
+from neuroshare.support.angles import span_of
 from neuroshare.support.checks import require_whole
 
 Array = NDArray[np.float64]
@@ -303,11 +304,8 @@ def latent_tuning(latents: xr.DataArray, of: str | None = None, n_bins: int = 20
     subjects = [str(name) for name in latents["subject"].values]
     parts = [samples_of(latents, [variable], name) for name in subjects]
     values = [part.values[variable.name][:, 0] for part in parts]
-    low, high = min(v.min() for v in values), max(v.max() for v in values)
     period = variable.periods[0]
-    if period is not None:
-        low = 0.0 if low >= 0 else -period / 2
-        high = low + period
+    low, high = span_of(min(v.min() for v in values), max(v.max() for v in values), period)
     edges = np.linspace(low, high, n_bins + 1)
     shape = (len(subjects), n_bins, latents.sizes["latent"])
     mean, error = np.full((2, *shape), np.nan)

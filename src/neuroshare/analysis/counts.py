@@ -31,6 +31,7 @@ from neuroshare.analysis.inputs import (
     require_windows,
 )
 from neuroshare.analysis.variables import Samples, Variable, samples_of, variables_of
+from neuroshare.support.angles import span_of
 from neuroshare.windows.paired import PairedWindows
 
 Array = NDArray[np.float64]
@@ -204,10 +205,7 @@ def _bayes(variable: Variable, fitted: Samples, given: NDArray[np.int64], held: 
     shape = (n,) * len(variable.columns)
     edges, place = [], []
     for column, period in zip(values.T, variable.periods, strict=True):
-        low, high = float(column.min()), float(column.max())
-        if period is not None:
-            low = 0.0 if low >= 0 else -period / 2
-            high = low + period
+        low, high = span_of(float(column.min()), float(column.max()), period)
         edges.append(np.linspace(low, high, n + 1))
         place.append(np.clip(np.searchsorted(edges[-1], column, side="right") - 1, 0, n - 1))
     cell = np.ravel_multi_index(tuple(place), shape)

@@ -123,7 +123,9 @@ def decoding(
 
     The null moves the behavior of a target along its whole session, on a circle, by a tenth of it
     or more, and keeps latents and decoders: what is slow in both stays slow. All sources of a
-    target see the same draw, which gives the null of the means.
+    target see the same draw, which gives the null of the means. Of a
+    single number the course is moved, with the values that the held-out windows have: a stretch of
+    unusual speed is no evidence of anything.
 
     Examples
     --------
@@ -406,14 +408,33 @@ class _Predicted:
 def moved_values(
     variable: Variable, fitted: Samples, held: Samples, n: int, rng: np.random.Generator
 ) -> Array:
-    """Values of held-out windows as they are elsewhere in the session, (draw, window, column)."""
+    """Values of held-out windows as they are elsewhere in the session, (draw, window, column).
+
+    Windows between the parts, of which neither knows anything, keep their place and have the value
+    of the nearest one: a stretch would otherwise be moved to where the session was cut. Of a single
+    number the course is moved, and its values stay those of the held-out windows: p would otherwise
+    tell how usual the level of these is for the session, whatever the latents.
+    """
     values = np.concatenate([fitted.values[variable.name], held.values[variable.name]])
+    trial = np.concatenate([fitted.trial, held.trial])
     order = np.argsort(np.concatenate([fitted.at, held.at]), kind="stable")
-    place = np.flatnonzero(order >= len(fitted.at))  # held-out windows, in their order
-    session = values[order]
+    place, ids = np.arange(len(order)), trial[order]
+    if ids.dtype.kind in "iu" and (np.diff(ids) > 0).all() and np.ptp(ids) < 4 * len(ids):
+        place = ids - ids[0]
+    everywhere = np.arange(place[-1] + 1)
+    after = np.searchsorted(place, everywhere)
+    before = np.maximum(after - 1, 0)
+    nearer = everywhere - place[before] < place[after] - everywhere
+    session = values[order][np.where(nearer, before, after)]
     least = max(1, round(LEAST_SHIFT * len(session)))
     shifts = rng.integers(least, max(len(session) - least, least) + 1, size=n)
-    return np.asarray(session[(place + shifts[:, None]) % len(session)])
+    own = place[np.flatnonzero(order >= len(fitted.at))]  # of held-out windows, in their order
+    moved = np.asarray(session[(own + shifts[:, None]) % len(session)])
+    if variable.periods != (None,):
+        return moved
+    # Ranks of equal values are in the order of windows, in all draws alike.
+    rank = moved[..., 0].argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+    return np.sort(held.values[variable.name], axis=0)[rank]
 
 
 def drawn_blocks(n_windows: int, n: int, rng: np.random.Generator) -> Array:

@@ -122,6 +122,9 @@ def imputation_scores(
 
     Notes
     -----
+    Where windows were paired by behavior, the PSTH is the tuning curve: means of its bins, smoothed
+    by a Gaussian of one bin.
+
     The PSTH is the mean count of a unit in the windows of one condition and time, drawn towards
     the unit's mean rate by a number of pseudo-trials that is chosen per unit by the
     leave-one-trial-out likelihood of the training trials; with a fixed small number the PSTH of
@@ -163,8 +166,9 @@ def imputation_scores(
         require_conditions(target, by, seen.condition, "imputation_scores")
         n_units = len(held.units)
         mean = seen.mean_rate()
-        rate = psth(seen, held, mean)
-        if not np.isin(held.trial_condition, seen.trial_condition).all():
+        near = _nearness(train) if by == train.by else None
+        rate = psth(seen, held, mean, near)
+        if near is None and not np.isin(held.trial_condition, seen.trial_condition).all():
             rate = np.full_like(rate, np.nan)
             told.append(
                 f"subject {target!r}: held-out trials have a {by} that no training trial has, "
@@ -436,8 +440,13 @@ class TargetWindows:
         return (weight * votes).sum(axis=0), weight.sum(axis=0)
 
 
-def psth(seen: TargetWindows, held: TargetWindows, mean: Array) -> Array:
-    """Rate (window of `held`, unit) by condition and time in the windows of `seen`."""
+def psth(
+    seen: TargetWindows, held: TargetWindows, mean: Array, near: xr.DataArray | None = None
+) -> Array:
+    """Rate (window of `held`, unit) by condition and time in the windows of `seen`.
+
+    Where conditions are bins of behavior, `near` (condition, other) smooths it over them.
+    """
     n_lags = seen.counts.shape[2]
     cells, index = _cells(seen, held)
     y = seen.once(seen.sums())
@@ -445,6 +454,11 @@ def psth(seen: TargetWindows, held: TargetWindows, mean: Array) -> Array:
     total = np.zeros((cells, y.shape[1]))
     np.add.at(total, index_seen, y)
     n = np.bincount(index_seen, minlength=cells)[:, None]
+    if near is not None:
+        shown = np.unique(np.concatenate([seen.condition, held.condition]))
+        kernel = near.sel(condition=shown, other=shown).values
+        kernel = np.kron(kernel, np.eye(cells // len(shown)))
+        total, n = kernel @ total, kernel @ n
     expected = mean * n_lags
     # Leave-one-trial-out likelihood (or squared error) of every number of pseudo-trials, per unit.
     fit = np.empty((len(_PRIOR_TRIALS), y.shape[1]))
@@ -455,6 +469,16 @@ def psth(seen: TargetWindows, held: TargetWindows, mean: Array) -> Array:
     prior = _PRIOR_TRIALS[fit.argmax(axis=0)]
     rates = (total + prior * expected) / (n + prior) / n_lags
     return np.asarray(rates[index[len(seen.time) :]])
+
+
+def _nearness(train: PairedWindows) -> xr.DataArray | None:
+    """How near bins of behavior are, (condition, other); None of conditions."""
+    if train.behavior is None:
+        return None
+    labels = np.asarray(train.conditions)
+    return xr.DataArray(
+        train.nearness, dims=("condition", "other"), coords={"condition": labels, "other": labels}
+    )
 
 
 def _cells(seen: TargetWindows, held: TargetWindows) -> tuple[int, NDArray[np.int64]]:

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from neuroshare.support.angles import from_circle, shorter_way, to_circle
 from neuroshare.support.checks import require
 
 Array = NDArray[np.float64]
@@ -44,8 +45,7 @@ class Variable:
             if period is None:
                 found.append(column[:, None])
             else:
-                turn = 2 * np.pi * column / period
-                found.append(np.stack([np.cos(turn), np.sin(turn)], axis=1))
+                found.append(to_circle(column, period))
         return np.concatenate(found, axis=1)
 
     def values(self, points: Array) -> Array:
@@ -56,8 +56,7 @@ class Variable:
                 found.append(points[..., at])
                 at += 1
             else:
-                turn = np.arctan2(points[..., at + 1], points[..., at])
-                found.append(turn * period / (2 * np.pi))
+                found.append(from_circle(points[..., at : at + 2], period))
                 at += 2
         return np.stack(found, axis=-1)
 
@@ -72,7 +71,7 @@ class Variable:
         off = predicted - true
         for k, period in enumerate(self.periods):
             if period is not None:
-                off[..., k] = (off[..., k] + period / 2) % period - period / 2
+                off[..., k] = shorter_way(off[..., k], period)
         return np.asarray(np.sqrt(np.square(off).sum(axis=-1)))
 
 

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from neuroshare.models.building import Subject, begin_subject, copy_into
 from neuroshare.models.fitted import require_windows
+from neuroshare.models.held_out import why_not
 from neuroshare.models.inputs import grouped_sums, with_floor
 from neuroshare.models.linear_start import SubjectStart, lags_of
 from neuroshare.models.trained import Trained, check_activity
+from neuroshare.models.tuning import (
+    N_SPLITS,
+    Measured,
+    Summed,
+    Tuning,
+    features_of,
+    sharpest,
+    shrinkage_of,
+)
 from neuroshare.support.checks import require
 from neuroshare.vae import train as training_loop
 from neuroshare.vae.step import generators_of
@@ -82,7 +94,10 @@ def add_subject(
     grown_model = Trained(vae, architecture, grown, trained.prior, params)
     training_loop.fit(vae, grown_model.windows(train), training)
     vae.requires_grad_(True)
-    return grown_model
+    if trained.tuning is None:
+        return grown_model
+    root = architecture.inputs.takes_root(likelihood)
+    return replace(grown_model, tuning=_tuned(trained, train, name, partners, root))
 
 
 def _subjects(
@@ -120,13 +135,7 @@ def _regressed(
     chosen between trials.
     """
     n_latents = trained.architecture.latent_dim
-    known = {}
-    for partner in partners:
-        alone = train.select([partner])
-        z = trained.latents(alone, trained.check(alone))[..., :n_latents]
-        z = z.reshape(len(alone.partners), -1, n_latents)
-        known[partner] = np.full((train.n_trials(partner), *z.shape[1:]), np.nan)
-        known[partner][alone.partners[:, 0]] = z
+    known = _codes(trained, train, partners)
     spread = np.mean([np.nanstd(z, axis=(0, 1)) for z in known.values()], axis=0)
     total = np.zeros((train.n_trials(name), len(train.first_bins), n_latents))
     met = np.zeros(len(total))
@@ -140,18 +149,7 @@ def _regressed(
     if not len(used):
         raise ValueError(f"no trial of the new subject {name!r} is paired with a fitted one.")
     target = (total[used] / met[used, None, None]).reshape(-1, n_latents)
-    pooled = trained.architecture.inputs.pooled
-    seen = np.sqrt if root else np.asarray
-    if pooled:
-        n_groups = trained.architecture.inputs.n_groups(train.width)
-        sums = np.concatenate([part for _, part in grouped_sums(train, name, n_groups)])
-        windows = seen(sums[used])
-    else:
-        windows = np.lib.stride_tricks.sliding_window_view(
-            seen(train.activity(name, used).astype(float)), train.width, axis=2
-        )[:, :, train.first_bins]
-        windows = windows.sum(-1).swapaxes(1, 2)
-    features = windows.reshape(len(target), -1)
+    features = _features(trained, train, name, root)[used].reshape(len(target), -1)
     loc, scale = features.mean(0), with_floor(features.std(0))
     standard = (features - loc) / scale
     trial = np.repeat(np.arange(len(used)), len(train.first_bins))
@@ -170,4 +168,91 @@ def _regressed(
     shrunk = ridge.predict(standard).std(0)
     weights = ridge.coef_.T / scale[:, None] * (spread / np.maximum(shrunk, 1e-6))
     bias = target.mean(0) - loc @ weights
+    pooled = trained.architecture.inputs.pooled
     return weights if pooled else np.tile(weights, (train.width, 1)), bias
+
+
+def _codes(trained: Trained, train: PairedWindows, partners: Sequence[str]) -> dict[str, Array]:
+    """Latents of all trials of fitted subjects, (trial, start, latent)."""
+    n_latents = trained.architecture.latent_dim
+    known = {}
+    for partner in partners:
+        alone = train.select([partner])
+        z = trained.latents(alone, trained.check(alone))[..., :n_latents]
+        z = z.reshape(len(alone.partners), -1, n_latents)
+        known[partner] = np.full((train.n_trials(partner), *z.shape[1:]), np.nan)
+        known[partner][alone.partners[:, 0]] = z
+    return known
+
+
+def _features(trained: Trained, train: PairedWindows, name: str, root: bool) -> Array:
+    """Activity (square roots, if `root`) of all windows, (trial, start, feature)."""
+    inputs = trained.architecture.inputs
+    seen = np.sqrt if root else np.asarray
+    if inputs.pooled:
+        n_groups = inputs.n_groups(train.width)
+        sums = np.concatenate([part for _, part in grouped_sums(train, name, n_groups)])
+        return np.asarray(seen(sums))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        seen(train.activity(name).astype(float)), train.width, axis=2
+    )[:, :, train.first_bins]
+    return np.asarray(windows.sum(-1).swapaxes(1, 2))
+
+
+def _tuned(
+    trained: Trained, train: PairedWindows, name: str, partners: Sequence[str], root: bool
+) -> Tuning:
+    """Tuning that knows a new subject: its activity where the codes of its partners say it is.
+
+    The sharpness of its codes, and how far its units are drawn to their means, are measured on
+    inner splits, with maps learned from the rest.
+    """
+    known, counts = cast(Tuning, trained.tuning), not train.why_not_counts(name)
+    p, sums, _ = _placed(trained, train, name, partners)
+    measured = Measured.usual(sums.shape[1])
+    if not why_not(train):
+        evidence, looks = [], []
+        slopes, offsets = known.slopes.double().numpy(), known.offsets.double().numpy()
+        for split in range(N_SPLITS):
+            fitted, out = train.split(1 / N_SPLITS, seed=split)
+            weights, bias = _regressed(trained, fitted, name, partners, root)
+            features = _features(trained, out, name, root)
+            z = features.reshape(-1, features.shape[2]) @ weights[: features.shape[2]] + bias
+            held, seen, windows = _placed(trained, out, name, partners)
+            evidence.append((z[windows] @ slopes + offsets, held))
+            place, activity, _ = _placed(trained, fitted, name, partners)
+            tuned = Summed.of(activity, place, counts)
+            looks.append((tuned, held, seen))
+        prior = known.prior.double().numpy()
+        measured = Measured(sharpest(evidence, prior), shrinkage_of(looks, counts))
+    rates = Summed.of(sums, p, counts).rates(measured.shrinkage) / train.width
+    return known.with_subject(rates, measured.sharpness)
+
+
+def _placed(
+    trained: Trained, train: PairedWindows, name: str, partners: Sequence[str]
+) -> tuple[Array, Array, NDArray[np.int64]]:
+    """Where the windows of a newcomer are by the codes of its partners.
+
+    Returns
+    -------
+    (row, bin), how likely it is in each bin; (row, unit), its activity; (row,), which window it is
+    """
+    tuning = cast(Tuning, trained.tuning)
+    known = _codes(trained, train, partners)
+    sums = features_of(train, name)
+    found, windows = [], []
+    n_starts = len(train.first_bins)
+    for repeat in range(N_SPLITS if train.redraws else 1):
+        table = train.repair(train.seed + repeat).partners
+        table = table[(table[:, -1] >= 0) & (table[:, :-1] >= 0).any(axis=1)]
+        codes = {}
+        for column, partner in enumerate(partners):
+            z = known[partner][table[:, column]]
+            z[table[:, column] < 0] = np.nan
+            modality = trained.fitted.subjects.index(partner)
+            codes[modality] = torch.from_numpy(z.reshape(-1, z.shape[2]).astype(np.float32))
+        found.append(tuning.bins(codes).double().numpy())
+        windows.append((table[:, -1:] * n_starts + np.arange(n_starts)).ravel())
+    rows = np.concatenate(windows)
+    return np.concatenate(found), sums[rows], rows

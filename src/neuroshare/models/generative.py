@@ -142,7 +142,7 @@ def sample(trained: Trained, n: int, *, seed: int, mean: bool) -> dict[str, xr.D
     """`SharedLatentModel.sample`."""
     require_whole(n, "n", "sample", 1, most=10**9)
     require_seed(seed, "sample")
-    vae, fitted, device = trained.vae, trained.fitted, trained.device
+    vae, fitted, device = trained.generator, trained.fitted, trained.device
     drawn = {}
     with torch.inference_mode(), generators_of(device, seed):
         s = trained.prior.distribution(device).sample((n,))
@@ -160,7 +160,7 @@ def sample(trained: Trained, n: int, *, seed: int, mean: bool) -> dict[str, xr.D
 
 def decode(trained: Trained, latents: xr.DataArray | ArrayLike) -> dict[str, xr.DataArray]:
     """`SharedLatentModel.inverse_transform`."""
-    vae, fitted, device = trained.vae, trained.fitted, trained.device
+    vae, fitted, device = trained.generator, trained.fitted, trained.device
     k = trained.architecture.latent_dim
     if isinstance(latents, xr.DataArray) and "latent" in latents.dims:
         points = latents.transpose(..., "latent")
@@ -209,7 +209,7 @@ def log_likelihood(
     require_whole(n_draws, "n_draws", "log_likelihood", 1)
     require_seed(seed, "log_likelihood")
     columns = list(names.values())
-    vae, device = trained.vae, trained.device
+    vae, device = trained.generator, trained.device
     prior = trained.prior.distribution(device)
     n = len(trained.fitted.subjects)
     joint = np.full(len(paired), np.nan)

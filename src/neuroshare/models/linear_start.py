@@ -324,7 +324,7 @@ def code_gains(
         subject.
     """
     shown = [np.unique(train.codes(name), return_counts=True)[1] for name in train.subjects]
-    if len(shown) < 2 or (train.behavior is None and min(map(min, shown)) < 2):
+    if len(shown) < 2 or min(map(min, shown)) < 2:
         return None
     start = start or partial(linear_starts, latent_dim=latent_dim, root=root)
     target = np.zeros(latent_dim)
@@ -359,10 +359,6 @@ def code_gains(
             readout = found_start.readout
             likelihood = None if likelihoods is None else likelihoods[name]
             curvature = _curvature(likelihood, rate[name], train.width // n_groups)
-            if train.behavior is not None:  # single windows vary too far for a second order
-                between = (all_spread - spread[name]) / n_others
-                driven_by = np.einsum("ku,kl,lu->u", readout, between, readout)
-                curvature = curvature * np.exp(np.minimum(2 * driven_by, 10.0))
             weighted = (readout * curvature) @ readout.T
             driven = np.einsum("ku,csu->csk", readout, counts[name])
             others = all_codes - codes[name]

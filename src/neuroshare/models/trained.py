@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +21,8 @@ from neuroshare.models.inputs import Inputs
 from neuroshare.models.linear_start import Weighting, starts_of
 from neuroshare.models.prior import Prior
 from neuroshare.models.saving import Place, settings_as_json, settings_of_json
+from neuroshare.models.tuning import Tuning, measure
+from neuroshare.support.chunks import in_chunks
 from neuroshare.vae.history import History, as_arrays
 from neuroshare.vae.likelihoods import MOST_COUNTS, Likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
@@ -51,6 +54,9 @@ class Trained:
         Of the shared latents.
     params
         The estimator's parameters at the fit.
+    tuning
+        Of windows that were paired by behavior: what is imputed and generated of them, for log
+        rates that are linear in codes overshoot where a place drives a unit strongly.
     """
 
     vae: MultimodalVAE
@@ -58,6 +64,7 @@ class Trained:
     fitted: Fitted
     prior: Prior
     params: Mapping[str, Any]
+    tuning: Tuning | None = None
 
     @property
     def device(self) -> torch.device:
@@ -80,6 +87,15 @@ class Trained:
         for name in known:
             check_activity(name, paired, self.likelihood(name))
         return {name: self.fitted.subjects.index(name) for name in known}
+
+    @cached_property
+    def generator(self) -> MultimodalVAE:
+        """The model as it generates activity: its networks, or with tuning as decoders."""
+        if self.tuning is None:
+            return self.vae
+        likelihoods = [cast(Likelihood, part) for part in self.vae.likelihoods]
+        decoders = [self.tuning.decoder(m, part) for m, part in enumerate(likelihoods)]
+        return MultimodalVAE(self.vae.encoders, decoders, likelihoods, self.vae.objective).eval()
 
     def windows(self, paired: PairedWindows) -> ResidentWindows:
         """Windows on the device, with fitted subjects that are not paired as absent."""
@@ -104,6 +120,8 @@ class Trained:
     ) -> NDArray[np.float32]:
         """Expected activity of the target (window, unit, lag); NaN where every source is absent."""
         fitted = self.fitted
+        if self.tuning is not None:
+            return self._tuned(self.tuning, paired, target, sources)
         use = torch.zeros(len(fitted.subjects), 1, dtype=torch.bool, device=self.device)
         for name in sources:
             use[fitted.subjects.index(name)] = True
@@ -116,6 +134,20 @@ class Trained:
                 mean[~(observed & use).any(0)] = torch.nan
                 expected[index] = mean.cpu().numpy()
         return expected
+
+    def _tuned(
+        self, tuning: Tuning, paired: PairedWindows, target: str, sources: list[str]
+    ) -> NDArray[np.float32]:
+        """`expected`, of windows that were paired by behavior."""
+        known = {name: self.fitted.subjects.index(name) for name in sources}
+        z = torch.from_numpy(self.latents(paired, known)[..., : self.architecture.latent_dim])
+        rates = tuning.rates[self.fitted.subjects.index(target)]
+        found = []
+        for rows in in_chunks(np.arange(len(paired)), len(tuning.prior)):
+            p = tuning.bins(dict(zip(known.values(), z[:, rows], strict=True)))
+            p[z[:, rows, 0].isnan().all(0)] = torch.nan
+            found.append((p @ rates).numpy())
+        return np.repeat(np.concatenate(found)[..., None], paired.width, axis=2)
 
     def latent_variance(self, paired: PairedWindows) -> NDArray[np.float64]:
         """Variance of the posterior means over windows, (subject, latent)."""
@@ -158,7 +190,8 @@ class Trained:
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights, by name."""
-        return self.vae.state_dict() | self.prior.tensors()
+        tuned = {} if self.tuning is None else self.tuning.tensors()
+        return self.vae.state_dict() | self.prior.tensors() | tuned
 
     @classmethod
     def restored(
@@ -186,6 +219,8 @@ class Trained:
             objective = params["objective"]
         architecture = architecture_of(params, objective, linear=bool(stored["linear"]))
         prior = Prior.taken_from(weights, architecture.latent_dim)
+        n_units = [len(ids) for ids in fitted.units.values()]
+        tuning = Tuning.taken_from(weights, architecture.latent_dim, n_units)
         # Before memory is taken for them: no layer is wider than what the file holds.
         held = {n for value in weights.values() for n in value.shape}
         units = {name: ids.tolist() for name, ids in fitted.units.items()}
@@ -199,7 +234,7 @@ class Trained:
         ):
             raise ValueError("the weights are of another precision")
         vae.load_state_dict(weights)
-        return cls(vae.eval(), architecture, fitted, prior, params)
+        return cls(vae.eval(), architecture, fitted, prior, params, tuning)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +266,27 @@ class Untrained:
         latent_dim = self.architecture.latent_dim
         prior = Prior.of(self.vae, latent_dim, windows, self.params["seed"])
         fitted = Fitted.of(self.train)
-        return Trained(self.vae, self.architecture, fitted, prior, self.params)
+        trained = Trained(self.vae, self.architecture, fitted, prior, self.params)
+        if self.train.behavior is None or not self.architecture.objective.shares:
+            return trained
+        return replace(trained, tuning=tuning_of(trained, self.train))
+
+
+def tuning_of(trained: Trained, train: PairedWindows) -> Tuning:
+    """Tuning of subjects to the behavior by which their training windows are paired."""
+    codes = {}
+    for name in train.subjects:
+        alone = train.select([name])
+        z = trained.latents(alone, {name: trained.fitted.subjects.index(name)})[0]
+        z = z[:, : trained.architecture.latent_dim]
+        own = np.empty(z.shape)
+        own[alone.partners[:, 0]] = z
+        codes[name] = (own, alone.codes(name))
+    architecture = trained.architecture
+    likelihoods = {name: architecture.likelihood(name) for name in train.subjects}
+    seed = trained.params["seed"]
+    measured = measure(train, architecture.latent_dim, architecture.inputs, likelihoods, seed)
+    return Tuning.of(codes, train, measured)
 
 
 def begun(
@@ -265,7 +320,9 @@ def begun(
         method=method,
         weighting=weighting,
         alone=not architecture.objective.shares,
-        gains=isinstance(objective, MMVM) and objective.combine == "mean",
+        gains=train.behavior is None
+        and isinstance(objective, MMVM)
+        and objective.combine == "mean",
         of_lags=[name for name in names if architecture.of(name).encoder is not None],
         seed=params["seed"],
     )

@@ -5,7 +5,7 @@ returns it. Subjects and conditions each have a colour-blind-safe palette of the
 in the order of the data, so that a subject or a condition keeps its colour from figure to figure.
 """
 
-from neuroshare.plots.behavior import plot_consistency, plot_decoding, plot_tuning
+from neuroshare.plots.behavior import axes_of_bins, plot_consistency, plot_decoding, plot_tuning
 from neuroshare.plots.latents import HIDDEN, MAX_POINTS, plot_latents, project
 from neuroshare.plots.scores import (
     plot_comparison,
@@ -25,6 +25,7 @@ __all__ = [
     "HIDDEN",
     "MAX_POINTS",
     "SUBJECT_COLORS",
+    "axes_of_bins",
     "plot_comparison",
     "plot_consistency",
     "plot_decoding",

@@ -51,7 +51,7 @@ def draw_by_behavior(latents: xr.DataArray, color: str | None, ax: Axes) -> Axes
         wide = latents[name].broadcast_like(like).transpose("subject", "window")
         return np.asarray(wide.to_numpy())
 
-    points, labels = _axes_of_bins(z, column(str(latents.attrs["by"])))
+    points, labels = axes_of_bins(z, column(str(latents.attrs["by"])))
     subjects = latents["subject"].to_numpy()
     values = np.broadcast_to(subjects[:, None], like.shape) if color == "subject" else column(color)
     there = np.isfinite(points).all(-1)
@@ -93,14 +93,17 @@ def draw_by_behavior(latents: xr.DataArray, color: str | None, ax: Axes) -> Axes
     return ax
 
 
-def _axes_of_bins(
-    z: NDArray[np.float64], bins: NDArray[Any]
-) -> tuple[NDArray[np.float64], tuple[str, str]]:
-    """Two coordinates (subject, window, 2): where the mean latents of bins differ most."""
+def axes_of_bins(
+    z: NDArray[np.float64], bins: NDArray[Any], most: int = 2
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Coordinates (subject, window, axis), two or up to `most`, and their names.
+
+    Axes are those where the mean latents of bins differ most; two latents are axes themselves.
+    """
     if z.shape[-1] == 1:
         z = np.concatenate([z, np.zeros_like(z)], axis=-1)
     if z.shape[-1] == 2:
-        return z, ("latent 1", "latent 2")
+        return z, ["latent 1", "latent 2"]
     means = []
     for own, place in zip(z, bins, strict=True):
         known = np.isfinite(own).all(-1)
@@ -112,9 +115,9 @@ def _axes_of_bins(
     _, scale, axes = np.linalg.svd(np.concatenate(means), full_matrices=False)
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
     share = 100 * scale**2 / max((scale**2).sum(), 1e-300)
-    first, second = (f"axis {k + 1} ({share[k]:.0f} % of mean differences)" for k in (0, 1))
+    labels = [f"axis {k + 1} ({s:.0f} % of mean differences)" for k, s in enumerate(share[:most])]
     centre = z[np.isfinite(z).all(-1)].mean(axis=0)
-    return (z - centre) @ axes[:2].T, (first, second)
+    return (z - centre) @ axes[:most].T, labels
 
 
 def _path(

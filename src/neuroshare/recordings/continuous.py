@@ -11,6 +11,7 @@ import pandas as pd
 import xarray as xr
 
 from neuroshare.recordings.session import Session, counted, listed
+from neuroshare.support.angles import on_turn, shorter_way, span_of
 from neuroshare.support.checks import brief, is_number
 from neuroshare.support.labels import coordinate_name
 
@@ -196,11 +197,10 @@ def _at(
     part = np.clip(part, 0, 1)
     step = values[after] - values[before]
     if period is not None:
-        step = (step + period / 2) % period - period / 2
+        step = shorter_way(step, period)
     found = values[before] + part * step
     if period is not None:
-        low = 0.0 if values.min() >= 0 else -period / 2
-        found = (found - low) % period + low
+        found = on_turn(found, span_of(values.min(), values.max(), period)[0], period)
     return np.where(there, found, np.nan)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -12,10 +12,11 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from neuroshare.support.angles import from_circle, on_turn, span_of, to_circle
 from neuroshare.support.checks import brief, is_number, require
 from neuroshare.support.labels import with_same_labels
 from neuroshare.windows.pairing import Pairing, Positions, Surplus
-from neuroshare.windows.trials import Trials
+from neuroshare.windows.trials import Trials, codes_of
 
 Array = NDArray[np.float64]
 Arrays = Mapping[str, xr.DataArray]
@@ -114,8 +115,16 @@ class Axis:
         share = (bins + 0.5) / self.n_bins
         if self.period is None:
             return np.asarray(share[:, None])
-        turn = 2 * np.pi * share
-        return np.stack([np.cos(turn), np.sin(turn)], axis=1) / np.pi
+        return to_circle(share, 1.0) / np.pi
+
+    def nearness(self, bins: Positions) -> Array:
+        """How near bins are, (bin, bin): a Gaussian of one bin; labels are apart."""
+        apart = np.abs(bins[:, None] - bins).astype(float)
+        if self.labels is not None:
+            return np.where(apart > 0, 0.0, 1.0)
+        if self.period is not None:
+            apart = np.minimum(apart, self.n_bins - apart)
+        return np.asarray(np.exp(-0.5 * np.square(apart)))
 
     def absent(self, own: NDArray[Any], others: NDArray[Any]) -> tuple[float, list[str]]:
         """Share of the windows of others further than a bandwidth from all own ones, and where."""
@@ -247,6 +256,31 @@ class ByBehavior(Pairing):
             [a.features(b) for a, b in zip(self.axes, of_axes, strict=True)], axis=1
         )
 
+    def alike(
+        self, arrays: Iterable[xr.DataArray], by: str, conditions: Sequence[Any]
+    ) -> tuple[Array, Array]:
+        """Conditions, which are names of bins, as points; and how near they are.
+
+        Parameters
+        ----------
+        arrays
+            All windows of every subject, with the name of their bin in the coordinate `by`.
+        by, conditions
+            The names; those that no window has are bins of other subjects.
+
+        Returns
+        -------
+        points (condition, feature), nearness (condition, condition)
+        """
+        bins = np.full(len(conditions), -1, np.int64)
+        for array in arrays:
+            codes = codes_of(array, by, conditions)
+            bins[codes[codes >= 0]] = self.bins(array)[codes >= 0]
+        points, known = self.features(np.maximum(bins, 0)), bins >= 0
+        of_axes = np.unravel_index(np.maximum(bins, 0), tuple(map(self._n_bins, self.axes)))
+        near = np.prod([a.nearness(b) for a, b in zip(self.axes, of_axes, strict=True)], axis=0)
+        return points, np.where(known[:, None] & known, near, np.eye(len(bins)))
+
     @staticmethod
     def _n_bins(axis: Axis) -> int:
         return axis.n_bins if axis.labels is None else len(axis.labels)
@@ -279,10 +313,9 @@ def window_means(values: Array, first_bins: Positions, width: int, period: Any =
     windows = windows[:, first_bins]
     if period is None:
         return np.asarray(windows.mean(axis=2))
-    turn = np.exp(2j * np.pi * windows / period).mean(axis=2)
-    mean = np.angle(turn) * period / (2 * np.pi)
-    low = 0.0 if np.nanmin(values, initial=0.0) >= 0 else -period / 2
-    return np.asarray((mean - low) % period + low)
+    mean = from_circle(to_circle(windows, period).mean(axis=2), period)
+    low, _ = span_of(np.nanmin(values, initial=0.0), 0.0, period)
+    return on_turn(mean, low, period)
 
 
 def as_windows(array: xr.DataArray, width: int, step: int, bin_size: float) -> xr.DataArray:
@@ -398,10 +431,7 @@ def axes_of(
         if not len(values):
             raise ValueError(f"no window has a value of {name!r}; nothing to pair by.")
         period = periods.pop()
-        low, high = float(values.min()), float(values.max())
-        if period is not None:
-            low, high = (0.0 if low >= 0 else -period / 2), 0.0
-            high = low + period
+        low, high = span_of(float(values.min()), float(values.max()), period)
         reach = float(given.get(name, general)) * max(high - low, 1e-12)
         axes.append(Axis(name, low, high, reach, period=period))
     if unknown := set(given) - {axis.name for axis in axes}:

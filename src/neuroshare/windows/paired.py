@@ -92,24 +92,25 @@ class PairedWindows:
         """What behavior windows are paired by; None of conditions."""
         return self.pairing if isinstance(self.pairing, ByBehavior) else None
 
-    @cached_property
+    @property
     def targets(self) -> NDArray[np.float64] | None:
         """Conditions as points (condition, feature) whose distances say how unlike they are.
 
         Where trials are paired by behavior; None where conditions are no values of it.
         """
+        found = self._alike
+        return None if found is None else found[0]
+
+    @property
+    def nearness(self) -> NDArray[np.float64]:
+        """How near conditions are, (condition, condition): by a Gaussian of one bin of behavior."""
+        return np.eye(len(self.conditions)) if self._alike is None else self._alike[1]
+
+    @cached_property
+    def _alike(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         if self.behavior is None:
             return None
-        positions, first = np.unique(
-            np.concatenate([part.codes for part in self._trials.values()]), return_index=True
-        )
-        bins = np.concatenate(
-            [self.behavior.bins(p.array)[p.positions] for p in self._trials.values()]
-        )
-        points = self.behavior.features(bins[first])
-        found = np.zeros((len(self.conditions), points.shape[1]))
-        found[positions] = points
-        return found
+        return self.behavior.alike(self.counts.values(), self.by, self.conditions)
 
     # ------------------------------------------------------------------ what there is
 

@@ -40,6 +40,21 @@ def require_paired(paired: object, name: str, where: str) -> None:
         )
 
 
+def require_trials(paired: PairedWindows, where: str) -> None:
+    """Refuse windows that were paired by behavior, where trials of conditions are simulated.
+
+    Raises
+    ------
+    ValueError
+        Says what there is for behavior.
+    """
+    if paired.behavior is not None:
+        raise ValueError(
+            f"{where} simulates trials of conditions, and these windows of a session were paired "
+            "by behavior: they are no trials. decoding has a null that keeps their time."
+        )
+
+
 def require_split(train: object, test: object, where: str) -> None:
     """Refuse what are not two parts of one split.
 

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from neuroshare import __version__
 from neuroshare.report.rendering import number
+from neuroshare.windows.paired import PairedWindows
 from neuroshare.workflow.analyses import DECODING, SEPARATION, analyses_of
 from neuroshare.workflow.analyses.choice import sentence as chosen_sentence
 from neuroshare.workflow.described import as_fitted, made_with
@@ -75,7 +76,7 @@ class FinishedRun:
         coords = fitted.train.coords()
         animals = dict(zip(fitted.train.subjects, map(str, coords["animal"][1]), strict=True))
         parts = {"train": fitted.train, "test": fitted.test}
-        trials = {k: part.trials_of_conditions(config.score_by) for k, part in parts.items()}
+        trials = trials_of_parts(parts, config.score_by)
         scores: dict[str, Any] = {
             "neuroshare": __version__,
             "made": made_with(),
@@ -146,6 +147,16 @@ class FinishedRun:
                 row = scores.get(f"{kind}, per trial")
                 column[model] = "" if row is None else _with_interval_and_p(row)
         return list(pd.DataFrame(cells).to_string().splitlines())
+
+
+def trials_of_parts(parts: Mapping[str, PairedWindows], by: str | None) -> dict[str, pd.DataFrame]:
+    """Number of trials by subject (row) and value of a column; all values in all parts.
+
+    One may be in one part alone, where trials are paired by another column.
+    """
+    counted = {name: part.trials_of_conditions(by) for name, part in parts.items()}
+    values = pd.concat([*counted.values()]).columns
+    return {k: c.reindex(columns=values, fill_value=0) for k, c in counted.items()}
 
 
 def _with_interval_and_p(row: Mapping[str, float | None]) -> str:

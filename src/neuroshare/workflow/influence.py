@@ -64,7 +64,8 @@ def influence(
     -----
     A positive loss means that the others share more of their code when this subject is there: it
     drives the shared space. A negative one means that it disturbs. The fits see the same training
-    trials of the others; partners are drawn anew.
+    trials of the others; partners are drawn anew. Of windows paired by behavior, accuracy is that
+    of its bins.
 
     Examples
     --------

@@ -11,7 +11,8 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from neuroshare.plots import CONDITION_COLORS, SUBJECT_COLORS, project
+from neuroshare.plots import CONDITION_COLORS, SUBJECT_COLORS, axes_of_bins, project
+from neuroshare.support.angles import span_of
 
 MOST_POINTS = 6000
 """As many as turn smoothly on an old laptop."""
@@ -25,6 +26,7 @@ def view_of(latents: xr.DataArray, most: int = MOST_POINTS) -> str:
 
     Of more windows than `most`, whole trials are drawn at random, so that every path over time
     stays whole. Places are whole numbers of 16 bits within the outermost point of each axis.
+    Windows that were paired by behavior have no conditions: they are coloured by it.
 
     Parameters
     ----------
@@ -37,14 +39,18 @@ def view_of(latents: xr.DataArray, most: int = MOST_POINTS) -> str:
     Returns
     -------
     str
-        Empty where no window can be shown, or windows were paired by behavior and have no
-        conditions.
+        Empty where no window can be shown.
     """
     by = str(latents.attrs.get("by", "condition"))
     latents = latents.transpose("subject", "window", "latent")
-    if by not in latents.coords or "subject" in latents[by].dims:
+    if by not in latents.coords:
         return ""
-    points, labels, _ = project(latents, by)
+    behaves = "subject" in latents[by].dims
+    if behaves:
+        bins = latents[by].transpose("subject", "window").to_numpy()
+        points, labels = axes_of_bins(latents.to_numpy().astype(float), bins, 3)
+    else:
+        points, labels, _ = project(latents, by)
     if "part" in latents.coords:
         held_out = (latents["part"] != "train").to_numpy()
         points, latents = points[:, held_out], latents.isel(window=held_out)
@@ -66,8 +72,9 @@ def view_of(latents: xr.DataArray, most: int = MOST_POINTS) -> str:
     subject_at, window_at = np.nonzero(known)
     trial_at = np.searchsorted(kept, trials[known])
     _, first = np.unique(trial_at, return_index=True)
-    conditions = latents[by].to_numpy()
+    conditions = np.zeros(len(time)) if behaves else latents[by].to_numpy()
     names = np.unique(conditions)
+    columns = _columns(latents, by, subject_at[first], window_at[first], behaves)
     place = points[known]
     # Most points fill the view; the outermost lie on its edge.
     centre = np.median(place, axis=0)
@@ -78,7 +85,8 @@ def view_of(latents: xr.DataArray, most: int = MOST_POINTS) -> str:
         "axes": axes,
         "flat": flat,
         "subjects": [str(name) for name in latents["subject"].to_numpy()],
-        "conditions": [str(name) for name in names],
+        "conditions": ["windows"] if behaves else [str(name) for name in names],
+        "first": next(iter(columns), "subject") if behaves else "condition",
         "subjectColors": SUBJECT_COLORS,
         "conditionColors": CONDITION_COLORS,
         "times": times.tolist(),
@@ -89,7 +97,7 @@ def view_of(latents: xr.DataArray, most: int = MOST_POINTS) -> str:
             "id": _plain(_of(latents, "trial", subject_at[first], window_at[first])),
             "subject": subject_at[first].tolist(),
             "condition": np.searchsorted(names, conditions[window_at[first]]).tolist(),
-            "columns": _columns(latents, by, subject_at[first], window_at[first]),
+            "columns": columns,
         },
     }
     # A page ends a script at the first such sign, wherever it stands.
@@ -115,28 +123,53 @@ def _columns(
     by: str,
     subject_at: NDArray[np.int64],
     window_at: NDArray[np.int64],
+    behaves: bool,
 ) -> dict[str, Any]:
-    """Columns of the trials that say something: numbers, or the codes of a few values."""
+    """Columns of the trials that say something: numbers, or the codes of a few values.
+
+    Where every window is a trial, so that there are many, behavior comes first, and numbers are
+    packed as shares of their range in 16 bits.
+    """
     apart = {by, "time", "start", "trial", "part", "subject"}
+    about: dict[str, dict[str, Any]] = json.loads(latents.attrs.get("behavior", "{}"))
+    paired = json.loads(latents.attrs.get("paired_by", "[]"))
+    order = sorted(map(str, latents.coords), key=lambda n: (n not in about, n not in paired))
     found: dict[str, Any] = {}
-    for name, values in latents.coords.items():
-        if str(name) in apart or not {"window", "subject"} & {*values.dims}:
+    for name in order:
+        values = latents[name]
+        if name in apart or not {"window", "subject"} & {*values.dims}:
             continue
-        column = _of(latents, str(name), subject_at, window_at)
+        column = _of(latents, name, subject_at, window_at)
         if values.dims == ("subject",) and (values == latents["subject"]).all():
             continue  # an animal of one session, under its own name
         if len(found) == MOST_COLUMNS or pd.unique(column).size < 2:
             continue
         if column.dtype.kind in "iuf" and pd.unique(column).size > MOST_VALUES:
             numbers = column.astype(float)
+            if behaves:
+                found[name] = _shares(numbers, about.get(name, {}))
+                continue
             rounded = [float(f"{v:.6g}") if np.isfinite(v) else None for v in numbers]
-            found[str(name)] = {"numbers": rounded}
+            found[name] = {"numbers": rounded}
             continue
         codes, values_of = pd.factorize(column, sort=True)
         if len(values_of) <= MOST_VALUES:
             shown = [str(value) for value in values_of]
-            found[str(name)] = {"values": shown, "codes": codes.tolist()}
+            found[name] = {"values": shown, "codes": codes.tolist()}
     return found
+
+
+def _shares(numbers: NDArray[np.float64], about: dict[str, Any]) -> dict[str, Any]:
+    """Numbers as shares of their range, or of a turn; the largest code is none."""
+    known = np.isfinite(numbers)
+    ends = (numbers[known].min(), numbers[known].max()) if known.any() else (0.0, 0.0)
+    low, high = span_of(float(ends[0]), float(ends[1]), about.get("period"))
+    share = (np.where(known, numbers, low) - low) / max(high - low, 1e-300)
+    if "period" in about:
+        share = share % 1.0
+    codes = np.where(known, np.clip(share * 65534, 0, 65534).round(), 65535).astype("<u2")
+    told = {"packed": _packed(codes), "low": float(f"{low:.6g}"), "high": float(f"{high:.6g}")}
+    return told | {"unit": str(about.get("unit", "")), "turns": "period" in about}
 
 
 def _of(

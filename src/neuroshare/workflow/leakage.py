@@ -24,7 +24,7 @@ from neuroshare.models.linear import LinearAlignment
 from neuroshare.support.checks import require_seed, require_whole
 from neuroshare.support.parallel import Executor, run_each
 from neuroshare.windows.paired import PairedWindows
-from neuroshare.workflow.doors import require_executor, require_paired
+from neuroshare.workflow.doors import require_executor, require_paired, require_trials
 
 FEWEST_TRIALS = 8
 """With fewer it cannot be told how activity varies."""
@@ -109,6 +109,7 @@ def leakage_report(
     (True, True)
     """
     require_paired(paired, "paired", "leakage_report")
+    require_trials(paired, "leakage_report")
     require_whole(n_simulations, "n_simulations", "leakage_report", 1)
     require_whole(n_folds, "n_folds", "leakage_report", 2)
     require_seed(seed, "leakage_report")

@@ -19,6 +19,7 @@ from neuroshare.support.checks import require, require_number, require_seed, req
 from neuroshare.support.parallel import Executor, run_each
 from neuroshare.windows.pair import pair_subjects
 from neuroshare.windows.paired import PairedWindows
+from neuroshare.workflow.doors import require_trials
 
 Array = NDArray[np.float64]
 Model = SharedLatentModel | LinearAlignment
@@ -115,6 +116,7 @@ def power(
             "The 'pilot' parameter of power must be the PairedWindows of pair_subjects. "
             f"Got {type(pilot).__name__} instead."
         )
+    require_trials(pilot, "power")
     sizes = {"n_subjects": n_subjects, "n_units": n_units, "n_trials": n_trials}
     for name, values in sizes.items():
         require(

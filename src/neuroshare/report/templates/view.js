@@ -18,9 +18,16 @@
   const still = matchMedia("(prefers-reduced-motion: reduce)");
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
+  // Numbers that were packed as shares of their range, or of a turn.
+  for (const column of Object.values(data.trials.columns)) if (column.packed) {
+    const codes = new Uint16Array(bytes(column.packed).buffer);
+    column.numbers = Array.from(codes, (c) => (c === 65535 ? null : column.low + ((column.high - column.low) * c) / 65534));
+  }
+  const several = data.conditions.length > 1;
+
   // ---------------------------------------------------------------- state
   const start = { yaw: data.flat ? 0 : 0.5, pitch: data.flat ? 0 : 0.35, zoom: 1 };
-  const state = Object.assign({ color: "condition", now: -1, playing: false, picked: -1 }, start);
+  const state = Object.assign({ color: data.first, now: -1, playing: false, picked: -1 }, start);
   const showSubject = data.subjects.map(() => true);
   const showCondition = data.conditions.map(() => true);
   let shown = new Uint8Array(n), colors = new Uint8Array(3 * n), paths = [];
@@ -30,10 +37,12 @@
 
   const rgb = (hex) => [1, 3, 5].map((k) => parseInt(hex.slice(k, k + 2), 16));
   const STOPS = ["#3b4cc0", "#2a788e", "#22a884", "#7ad151", "#fde725"].map(rgb);
-  function scaled(x) {
-    const at = Math.max(0, Math.min(0.9999, x)) * (STOPS.length - 1);
+  // Of an angle, whose ends meet.
+  const RING = ["#e2d9e2", "#95b5c7", "#6276ba", "#592a8f", "#2f1436", "#741e4f", "#b25652", "#cca389", "#e2d9e2"].map(rgb);
+  function scaled(x, stops) {
+    const at = Math.max(0, Math.min(0.9999, x)) * (stops.length - 1);
     const k = Math.floor(at), f = at - k;
-    return [0, 1, 2].map((c) => Math.round(STOPS[k][c] * (1 - f) + STOPS[k + 1][c] * f));
+    return [0, 1, 2].map((c) => Math.round(stops[k][c] * (1 - f) + stops[k + 1][c] * f));
   }
 
   // ---------------------------------------------------------------- what is drawn in which colour
@@ -43,12 +52,14 @@
     if (state.color === "time") return { value: (i) => data.times[timeOf[i]], unit: "time (s)" };
     const column = data.trials.columns[state.color];
     if (column.values) return { of: (i) => column.codes[trialOf[i]], names: column.values, hues: data.conditionColors };
-    return { value: (i) => column.numbers[trialOf[i]], unit: state.color };
+    const unit = state.color + (column.unit ? " (" + column.unit + ")" : "");
+    return { value: (i) => column.numbers[trialOf[i]], unit, turns: column.turns && [column.low, column.high] };
   }
   function recolor() {
     const by = groups();
-    let low = Infinity, high = -Infinity;
-    if (by.value) for (let i = 0; i < n; i++) {
+    const stops = by.turns ? RING : STOPS;
+    let [low, high] = by.turns || [Infinity, -Infinity];
+    if (by.value && !by.turns) for (let i = 0; i < n; i++) {
       const v = by.value(i);
       if (v !== null) { low = Math.min(low, v); high = Math.max(high, v); }
     }
@@ -56,7 +67,7 @@
       let c = [136, 136, 136];
       if (by.value) {
         const v = by.value(i);
-        if (v !== null) c = scaled(high > low ? (v - low) / (high - low) : 0.5);
+        if (v !== null) c = scaled(high > low ? (v - low) / (high - low) : 0.5, stops);
       } else if (by.of(i) >= 0) c = rgb(by.hues[by.of(i) % by.hues.length]);
       colors.set(c, 3 * i);
     }
@@ -65,7 +76,7 @@
     if (by.value) {
       const bar = document.createElement("span");
       bar.className = "scale";
-      bar.style.background = "linear-gradient(90deg," + STOPS.map((c) => "rgb(" + c + ")") + ")";
+      bar.style.background = "linear-gradient(90deg," + stops.map((c) => "rgb(" + c + ")") + ")";
       legend.append(round(low) + " ", bar, " " + round(high) + " " + by.unit);
     } else if (state.color !== "condition" && state.color !== "subject") {
       by.names.slice(0, 12).forEach((name, k) => legend.append(swatch(by.hues[k % by.hues.length]), " " + name + "  "));
@@ -78,6 +89,7 @@
     for (let i = 0; i < n; i++) shown[i] = showSubject[subjectOf[i]] && showCondition[conditionOf[i]] ? 1 : 0;
     // Mean paths over what is shown; every subject weighs the same, as in the still pictures.
     const bySubject = state.color === "subject";
+    if (!several) return alongColor();
     const nS = data.subjects.length, nC = data.conditions.length, k = bySubject ? nS * nC : nC;
     const sums = new Float64Array(k * nTimes * nS * 4);
     for (let i = 0; i < n; i++) if (shown[i]) {
@@ -103,6 +115,31 @@
       if (bySubject) hue = data.subjectColors[Math.floor(g / nC) % data.subjectColors.length];
       if (points.length) paths.push({ name: data.conditions[g % nC], hue, points });
     }
+  }
+
+  // Without conditions: the mean path along what colours, closed for an angle.
+  function alongColor() {
+    const by = groups(), bins = 20;
+    paths = [];
+    if (!by.value || state.color === "time") return;
+    let [low, high] = by.turns || [Infinity, -Infinity];
+    if (!by.turns) for (let i = 0; i < n; i++) {
+      const v = by.value(i);
+      if (v !== null) { low = Math.min(low, v); high = Math.max(high, v); }
+    }
+    const sums = new Float64Array(bins * 4);
+    for (let i = 0; i < n; i++) {
+      const v = by.value(i);
+      if (!shown[i] || v === null || !(high > low)) continue;
+      const at = 4 * Math.min(bins - 1, Math.floor((bins * (v - low)) / (high - low)));
+      for (let d = 0; d < 3; d++) sums[at + d] += place[3 * i + d];
+      sums[at + 3] += 1;
+    }
+    const points = [];
+    for (let at = 0; at < sums.length; at += 4) if (sums[at + 3])
+      points.push([0, ...[0, 1, 2].map((d) => sums[at + d] / sums[at + 3])]);
+    if (by.turns && points.length) points.push(points[0]);
+    if (points.length) paths.push({ name: "", hue: "", points });
   }
 
   // ---------------------------------------------------------------- drawing
@@ -247,7 +284,7 @@
   const round = (v) => (v === null ? "none" : String(+Number(v).toPrecision(4)));
   function describe(i) {
     const t = trialOf[i];
-    const lines = [data.subjects[subjectOf[i]] + ", trial " + data.trials.id[t], data.by + " " + data.conditions[conditionOf[i]] + ", " + round(data.times[timeOf[i]]) + " s"];
+    const lines = [data.subjects[subjectOf[i]] + ", trial " + data.trials.id[t], (several ? data.by + " " + data.conditions[conditionOf[i]] + ", " : "") + round(data.times[timeOf[i]]) + " s"];
     const column = data.trials.columns[state.color];
     if (column) {
       const value = column.values ? column.values[column.codes[t]] : round(column.numbers[t]);
@@ -334,7 +371,11 @@
   boxes("subjects", data.subjects, data.subjectColors, "subject", showSubject);
   boxes("conditions", data.conditions, data.conditionColors, "condition", showCondition);
   get("by").textContent = data.by;
-  [["condition", data.by], ["subject", "animal"], ["time", "time"], ...Object.keys(data.trials.columns).map((c) => [c, c])].forEach(([value, name]) => get("color").add(new Option(name, value)));
+  get("conditions").style.display = several ? "" : "none";
+  const moves = nTimes > 1;
+  for (const name of ["play", "time"]) get(name).disabled = !moves;
+  [...(several ? [["condition", data.by]] : []), ["subject", "animal"], ...(moves ? [["time", "time"]] : []), ...Object.keys(data.trials.columns).map((c) => [c, c])].forEach(([value, name]) => get("color").add(new Option(name, value)));
+  get("color").value = state.color;
   get("color").addEventListener("change", (e) => { state.color = e.target.value; recolor(); refilter(); pick(-1); });
   get("time").max = nTimes;
   get("time").addEventListener("input", (e) => { play(false); setTime(e.target.value - 1); });
