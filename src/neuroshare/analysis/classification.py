@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sklearn
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
+from neuroshare.analysis.logistic import Fit, logistic, logistic_without
 from neuroshare.analysis.nulls import SessionOrder
 
 Array = NDArray[np.float64]
@@ -35,13 +32,10 @@ class Classifier:
     def fit(self, z: NDArray[Any], y: NDArray[Any]) -> Classifier:
         """Learn from windows (window, feature) and their conditions (window,)."""
         self.classes_, codes = np.unique(y, return_inverse=True)
-        # Hundreds of small fits: what scikit-learn checks takes longer than some of them.
-        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            scaler = StandardScaler().fit(z)
-            known = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000)
-            known.fit(scaler.transform(z), codes)
-        self._weights = known.coef_.T / scaler.scale_[:, None]
-        self._bias = known.intercept_ - scaler.mean_ @ self._weights
+        return self._of(logistic([(z, codes)], len(self.classes_), self.C))
+
+    def _of(self, fit: Fit) -> Classifier:
+        self._weights, self._bias = fit.weights, fit.bias
         return self
 
     def predict(self, z: NDArray[Any]) -> NDArray[Any]:
@@ -51,9 +45,8 @@ class Classifier:
     def log_probabilities(self, z: NDArray[Any]) -> Array:
         """Log-probabilities (window, condition), finite also where one is certain."""
         decision = z @ self._weights + self._bias
-        if decision.shape[1] == 1:  # two conditions
-            decision = np.concatenate([np.zeros_like(decision), decision], axis=1)
-        return np.asarray(log_softmax(decision, axis=1))
+        decision -= decision.max(axis=1, keepdims=True)
+        return np.asarray(decision - np.log(np.exp(decision).sum(axis=1, keepdims=True)))
 
 
 def answers(
@@ -66,14 +59,29 @@ def answers(
     return log_p
 
 
-def classifier_of_all(
-    others: Sequence[int], known: Sequence[Classifier], parts: Sequence[Windows], C: float
-) -> Classifier:
-    """Classifier of the windows of several subjects together."""
-    if len(others) == 1:
-        return known[others[0]]
-    z = np.concatenate([part.z for part in parts])
-    return Classifier(C).fit(z, np.concatenate([part.condition for part in parts]))
+def classifiers_of_others(
+    known: Sequence[Classifier], parts: Sequence[Windows], animals: Sequence[str], C: float
+) -> list[Classifier]:
+    """Classifier of the windows of all other animals together, for each subject."""
+    others = [[s for s, name in enumerate(animals) if name != own] for own in animals]
+    taught = [np.unique(np.concatenate([known[s].classes_ for s in own])) for own in others]
+    classes = taught[0]
+    if min(map(len, others)) < 2 or not all(np.array_equal(classes, own) for own in taught):
+        return [
+            known[own[0]]
+            if len(own) == 1
+            else Classifier(C).fit(
+                np.concatenate([parts[s].z for s in own]),
+                np.concatenate([parts[s].condition for s in own]),
+            )
+            for own in others
+        ]
+    coded = [(part.z, np.searchsorted(classes, part.condition)) for part in parts]
+    found = []
+    for fit in logistic_without(coded, animals, len(classes), C):
+        found.append(Classifier(C)._of(fit))
+        found[-1].classes_ = classes
+    return found
 
 
 @dataclass(frozen=True)
@@ -155,9 +163,9 @@ def tally(log_p: Array, part: Windows) -> Array:
     """How many windows, and whole trials, of each trial go to each condition."""
     n_trials, n_conditions = len(part.trial_ids), log_p.shape[1]
     votes = np.zeros((len(LEVELS), n_trials, n_conditions))
-    np.add.at(votes[0], (part.trial, log_p.argmax(axis=1)), 1)
-    summed = np.zeros((n_trials, n_conditions))
-    np.add.at(summed, part.trial, log_p)
+    chosen = part.trial * n_conditions + log_p.argmax(axis=1)
+    votes[0] = np.bincount(chosen, minlength=votes[0].size).reshape(votes[0].shape)
+    summed = np.stack([np.bincount(part.trial, column, n_trials) for column in log_p.T], axis=1)
     votes[1, np.arange(n_trials), summed.argmax(axis=1)] = 1
     return votes
 
@@ -184,10 +192,12 @@ def accuracy_by_time(log_p: Array, part: Windows, known: NDArray[Any], times: Ar
     """Balanced accuracy of the windows at each time; NaN where there are none."""
     truth = (part.condition[:, None] == known) & np.isfinite(log_p).any(axis=0)
     hit = known[log_p.argmax(axis=1)] == part.condition
-    at = np.searchsorted(times, part.time)
-    hits, total = np.zeros((len(times), len(known))), np.zeros((len(times), len(known)))
-    np.add.at(hits, at, truth * hit[:, None])
-    np.add.at(total, at, truth)
+    shape = len(times), len(known)
+    cell = np.searchsorted(times, part.time) * len(known) + truth.argmax(axis=1)
+    asked = truth.any(axis=1)
+    total, hits = (
+        np.bincount(cell, weight, np.prod(shape)).reshape(shape) for weight in (asked, asked & hit)
+    )
     recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
     n = (total > 0).sum(axis=1)
     return np.where(n > 0, recall.sum(axis=1) / np.maximum(n, 1), np.nan)

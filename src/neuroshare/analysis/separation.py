@@ -20,7 +20,7 @@ from neuroshare.analysis.classification import (
     accuracy_by_time,
     answers,
     balanced_accuracy,
-    classifier_of_all,
+    classifiers_of_others,
     tally,
     windows_by_subject,
 )
@@ -220,6 +220,9 @@ def separation(
     taught = [np.isin(known, train[name].condition) for name in subjects]
     shown = [taught[t] | np.isin(known, test[name].condition) for t, name in enumerate(subjects)]
     own_known = [Classifier(C).fit(train[name].z, train[name].condition) for name in subjects]
+    pooled_known = (
+        classifiers_of_others(own_known, list(train.values()), animals, C) if several else []
+    )
     times = np.unique(np.concatenate([part.time for part in test.values()]))
     n, n_known = len(subjects), len(known)
     n_sources = n + several  # the last one is all other animals together
@@ -240,10 +243,7 @@ def separation(
         part = test[name]
         classifiers = list(own_known)
         if several:
-            others = [s for s in range(n) if animals[s] != animals[t]]
-            classifiers.append(
-                classifier_of_all(others, own_known, [train[subjects[s]] for s in others], C)
-            )
+            classifiers.append(pooled_known[t])
         allowed = np.stack([np.isin(known, one.classes_) & shown[t] for one in classifiers])
         n_conditions[:, t] = allowed.sum(axis=1)
         tallies = []
