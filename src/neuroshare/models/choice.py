@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from neuroshare.models.alignment import Array
@@ -23,16 +22,15 @@ from neuroshare.models.held_out import (
     own_and_cross,
     score_of,
 )
-from neuroshare.models.inputs import Kind, grouped_sums
+from neuroshare.models.inputs import Kind
 from neuroshare.models.linear_start import (
+    FIRST_LATENTS,
     WEIGHTINGS,
-    Moments,
     Weighting,
-    aligned_maps,
-    moments_of,
+    maps_of,
     most_latents,
-    own_maps,
 )
+from neuroshare.models.moments import Features, Moments
 from neuroshare.support.files import write_whole
 from neuroshare.vae.train import Verdict
 from neuroshare.windows.paired import PairedWindows
@@ -53,6 +51,10 @@ HOPELESS = ((150, 0.3), (300, 0.1))
 share above that of the aligned start."""
 RANDOM_LATENTS = 16
 """At least, of networks that start at random: a nonlinear code may need more than a linear one."""
+
+
+_Encoders = Mapping[str, tuple[Array, Array]]
+"""By subject: what is taken from features, (feature,), and their map, (feature, latent)."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,7 @@ def is_auto(value: object) -> bool:
 
 def choose_start(
     folds: Sequence[tuple[PairedWindows, PairedWindows]],
+    whole: tuple[PairedWindows, PairedWindows],
     roots: Mapping[str, bool],
     *,
     latent_dims: Sequence[int],
@@ -173,6 +176,8 @@ def choose_start(
     ----------
     folds
         Training and validation parts.
+    whole
+        Windows that hold the training and the validation trials of all folds.
     roots
         Whether the encoder of a subject sees square roots.
     latent_dims, parts, weightings
@@ -188,42 +193,41 @@ def choose_start(
     criterion = Criterion(first.targets)
     widths = sorted({min(k, most_widths(first)) for k in latent_dims})
     found: dict[Start, list[tuple[float, float]]] = {}
+    complete: dict[Start, Array] = {}
+    scores: dict[Start, Array] = {}
+    settled: list[Start] = []
+    weight = np.array([0.5, 0.5]) if shares and len(first.subjects) > 1 else np.array([1.0, 0.0])
     with tqdm(
         total=len(folds) * len(parts), disable=not progress, unit="start", desc="choose"
     ) as bar:
-        for train, held_out in folds:
-            for n_parts in parts:
-                fitted, out = (
-                    _features(part.thinned(), roots, n_parts) for part in (train, held_out)
-                )
-                moments = {
-                    name: moments_of(train.thinned(), name, roots[name], n_parts)
-                    for name in train.subjects
-                }
-                for weighting in weightings:
-                    maps = _maps(moments, weighting, max(widths), shares, seed)
-                    codes = [_codes(part, moments, maps) for part in (fitted, out)]
-                    there = next(iter(maps.values())).shape[1]
+        for n_parts in parts:
+            read = Features(whole[0], roots, n_parts)
+            looked_at = read if whole[1] is whole[0] else Features(whole[1], roots, n_parts)
+            tried = _Folds(folds, read, looked_at, max(widths), shares, seed)
+            for fold in range(len(folds)):
+                for weighting, encoders in tried.encoders_of_all(fold, weightings):
+                    codes = [_codes(part, encoders) for part in tried.seen(fold)]
+                    there = next(iter(encoders.values()))[1].shape[1]
                     for k in (k for k in widths if k <= there):
                         start = Start(n_parts, weighting, k)
                         few = [{n: (z[..., :k], y) for n, (z, y) in p.items()} for p in codes]
                         accuracy = criterion.quick(few[0], few[1])
                         found.setdefault(start, []).append(own_and_cross(accuracy))
                 bar.update()
-    complete = {start: np.array(s) for start, s in found.items() if len(s) == len(folds)}
-    weight = np.array([0.5, 0.5]) if shares and len(first.subjects) > 1 else np.array([1.0, 0.0])
-    scores = {start: np.nan_to_num(s) @ weight for start, s in complete.items()}
-    # The discriminant may prefer other parts than the classifier, so that none is left out.
-    settled = []
-    for n_parts in parts:
-        ranked = sorted(
-            (start for start in scores if start.parts == n_parts),
-            key=lambda start: -scores[start].mean(),
-        )
-        settled += ranked[:N_SETTLED]
-    if len(settled) > 1:
-        complete |= _classified(folds, roots, settled, shares, seed)
-        scores |= {start: np.nan_to_num(complete[start]) @ weight for start in settled}
+            own = {
+                start: np.array(s)
+                for start, s in found.items()
+                if start.parts == n_parts and len(s) == len(folds)
+            }
+            scores |= {start: np.nan_to_num(s) @ weight for start, s in own.items()}
+            # The discriminant may prefer other parts than the classifier: none is left out.
+            ranked = sorted(own, key=lambda start: -scores[start].mean())[:N_SETTLED]
+            settled += ranked
+            classified = {}
+            if len(parts) > 1 or len(ranked) > 1:
+                classified = tried.classified(ranked, criterion)
+            scores |= {start: np.nan_to_num(s) @ weight for start, s in classified.items()}
+            complete |= own | classified
     best = max(settled, key=lambda start: scores[start].mean())
     table = [
         _row("start", start.row(), 0, scores[start], complete[start], start == best)
@@ -329,50 +333,66 @@ def _mean_and_error(values: Array) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / np.sqrt(values.size))
 
 
-def _maps(
-    moments: Mapping[str, Moments], weighting: Weighting, width: int, shares: bool, seed: int
-) -> dict[str, Array]:
-    if shares:
-        return aligned_maps(moments, weighting, min(width, most_latents(moments)))
-    return {name: own_maps(m, width, weighting, name, seed) for name, m in moments.items()}
+@dataclass
+class _Folds:
+    """Starts of one number of parts, in all folds."""
 
+    folds: Sequence[tuple[PairedWindows, PairedWindows]]
+    read: Features
+    """Of training trials."""
+    looked_at: Features
+    """Of validation trials."""
+    width: int
+    """Most latents."""
+    shares: bool
+    seed: int
+    widest: dict[tuple[int, Weighting], _Encoders] = field(default_factory=dict)
 
-def _classified(
-    folds: Sequence[tuple[PairedWindows, PairedWindows]],
-    roots: Mapping[str, bool],
-    starts: Sequence[Start],
-    shares: bool,
-    seed: int,
-) -> dict[Start, Array]:
-    """Own and cross accuracy of starts in every fold, (fold, 2), as `separation` scores them."""
-    found: dict[Start, list[tuple[float, float]]] = {start: [] for start in starts}
-    for fold in folds:
-        train, held_out = (part.thinned() for part in fold)
-        criterion = Criterion(train.targets)
-        for n_parts in dict.fromkeys(start.parts for start in starts):
-            moments = {n: moments_of(train, n, roots[n], n_parts) for n in train.subjects}
-            features = [_features(part, roots, n_parts) for part in (train, held_out)]
-            for start in (start for start in starts if start.parts == n_parts):
-                maps = _maps(moments, start.weighting, start.latent_dim, shares, seed)
-                codes = (_codes(part, moments, maps) for part in features)
+    def seen(self, fold: int) -> tuple[Codes, Codes]:
+        """Features and conditions of both parts."""
+        train, held_out = self.folds[fold]
+        return self.read.of(train), self.looked_at.of(held_out)
+
+    def encoders_of_all(
+        self, fold: int, weightings: Sequence[Weighting]
+    ) -> Iterator[tuple[Weighting, _Encoders]]:
+        """Encoders to the most latents, which are kept."""
+        moments = self.read.moments(self.folds[fold][0])
+        for weighting in weightings:
+            self.widest[fold, weighting] = self._encoders(moments, weighting, self.width)
+            yield weighting, self.widest[fold, weighting]
+
+    def classified(self, starts: Sequence[Start], criterion: Criterion) -> dict[Start, Array]:
+        """Own and cross accuracy in every fold, (fold, 2), as `separation` scores them."""
+        found: dict[Start, list[tuple[float, float]]] = {start: [] for start in starts}
+        for fold in range(len(self.folds)):
+            seen = self.seen(fold)
+            for start in starts:
+                encoders = self.encoders(fold, start)
+                codes = (_codes(part, encoders) for part in seen)
                 found[start].append(own_and_cross(criterion.settled(*codes)[0]))
-    return {start: np.array(scores) for start, scores in found.items()}
+        return {start: np.array(scores) for start, scores in found.items()}
+
+    def encoders(self, fold: int, start: Start) -> _Encoders:
+        """Encoders of a start that was tried."""
+        k = start.latent_dim
+        if self.shares and k >= FIRST_LATENTS:
+            wide = self.widest[fold, start.weighting]
+            return {n: (loc, maps[:, :k]) for n, (loc, maps) in wide.items()}
+        # These are not the first latents of the wider map.
+        return self._encoders(self.read.moments(self.folds[fold][0]), start.weighting, k)
+
+    def _encoders(
+        self, moments: Mapping[str, Moments], weighting: Weighting, width: int
+    ) -> _Encoders:
+        width = min(width, most_latents(moments)) if self.shares else width
+        maps = maps_of(moments, weighting, width, alone=not self.shares, seed=self.seed)
+        return {name: (moments[name].loc, of) for name, of in maps.items()}
 
 
-def _codes(features: Codes, moments: Mapping[str, Moments], maps: Mapping[str, Array]) -> Codes:
+def _codes(features: Codes, encoders: _Encoders) -> Codes:
     """Latents of features, by subject."""
-    return {n: ((x - moments[n].loc) @ maps[n], y) for n, (x, y) in features.items()}
-
-
-def _features(
-    paired: PairedWindows, roots: Mapping[str, bool], n_parts: int
-) -> dict[str, tuple[Array, NDArray[np.int64]]]:
-    """What encoders see of all windows, (trial, start, feature), and conditions."""
-    features = {}
-    for name in paired.subjects:
-        sums = np.concatenate([part for _, part in grouped_sums(paired, name, n_parts)])
-        features[name] = (np.sqrt(sums) if roots[name] else sums, paired.codes(name))
-    return features
+    return {n: ((x - encoders[n][0]) @ encoders[n][1], y) for n, (x, y) in features.items()}
 
 
 def _row(

@@ -141,6 +141,7 @@ def _start(
     fixed = not is_auto(params["latent_dim"])
     found = choose_start(
         folds_of(train, validation, N_FOLDS, params["seed"]),
+        (train, train if validation is None else validation),
         roots,
         latent_dims=[params["latent_dim"]] if fixed else WIDTHS,
         parts=parts,
