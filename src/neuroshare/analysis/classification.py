@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from neuroshare.analysis.inference import (
+    known_mean,
+    names_of,
+    over_animals,
+    pairs_of_animals,
+)
 from neuroshare.analysis.logistic import Fit, logistic, logistic_without
 from neuroshare.analysis.nulls import SessionOrder
 
@@ -44,18 +50,25 @@ class Classifier:
 
     def log_probabilities(self, z: NDArray[Any]) -> Array:
         """Log-probabilities (window, condition), finite also where one is certain."""
-        decision = z @ self._weights + self._bias
-        decision -= decision.max(axis=1, keepdims=True)
-        return np.asarray(decision - np.log(np.exp(decision).sum(axis=1, keepdims=True)))
+        # Sums over classes are the faster the longer the rows that are added.
+        decision = self._weights.T @ z.T + self._bias[:, None]
+        decision -= decision.max(axis=0)
+        decision -= np.log(np.exp(decision).sum(axis=0))
+        return np.asarray(decision.T)
 
 
 def answers(
     known_by: Classifier, z: Array, known: NDArray[Any], allowed: NDArray[np.bool_]
 ) -> Array:
     """Log-probabilities (window, condition) of the conditions that are allowed, -inf of others."""
-    log_p = np.full((len(z), len(known)), -np.inf)
-    log_p[:, np.isin(known, known_by.classes_)] = known_by.log_probabilities(z)
-    log_p[:, ~allowed] = -np.inf
+    log_p = known_by.log_probabilities(z)
+    if len(known) > log_p.shape[1]:
+        taught = np.isin(known, known_by.classes_)
+        every = np.full((len(z), len(known)), -np.inf)
+        every[:, taught] = log_p
+        log_p = every
+    if not allowed.all():
+        log_p[:, ~allowed] = -np.inf
     return log_p
 
 
@@ -101,6 +114,101 @@ class Windows:
         return SessionOrder.of(
             self.trial_ids, held_out.trial_ids, self.trial_onset, held_out.trial_onset
         )
+
+
+def mean_accuracies(
+    train: Mapping[str, Windows],
+    test: Mapping[str, Windows],
+    animals: Sequence[str],
+    C: float = 1.0,
+) -> dict[str, Array]:
+    """Mean accuracies of `separation` and nothing else of it, each (level,).
+
+    Parameters
+    ----------
+    train, test
+        By subject; both show the same conditions.
+    animals
+        Of each subject.
+    C
+        Of the classifiers.
+    """
+    parts = list(train.values())
+    known = np.unique(np.concatenate([part.condition for part in parts]))
+    own = [Classifier(C).fit(part.z, part.condition) for part in parts]
+    several = len(set(animals)) > 1
+    pooled = classifiers_of_others(own, parts, animals, C) if several else []
+    accuracy = np.full((len(LEVELS), len(parts) + several, len(parts)), np.nan)
+    for t, (name, part) in enumerate(test.items()):
+        answered = Answered.of([*own, *pooled[t : t + 1]], part, known, train[name])
+        accuracy[:, :, t] = answered.accuracy
+    found = scores_of_pairs(accuracy, animals)
+    return {name: values for name, values in found.items() if name in MEANS}
+
+
+MEANS = ("mean_own", "mean_cross", "mean_pooled")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the classifiers of all sources say of the held-out trials of one subject."""
+
+    truth: NDArray[np.bool_]
+    """(trial, condition)."""
+    allowed: NDArray[np.bool_]
+    """Which a source may answer, (source, condition)."""
+    log_p: list[Array]
+    """Of every source, (window, condition)."""
+    votes: Array
+    """(level, source, trial, predicted)."""
+
+    @classmethod
+    def of(
+        cls, classifiers: Sequence[Classifier], part: Windows, known: NDArray[Any], own: Windows
+    ) -> Answered:
+        """Ask about held-out windows; `own` are the training windows of the same subject."""
+        shown = np.isin(known, own.condition) | np.isin(known, part.condition)
+        allowed = np.stack([np.isin(known, one.classes_) & shown for one in classifiers])
+        log_p = [
+            answers(one, part.z, known, may) for one, may in zip(classifiers, allowed, strict=True)
+        ]
+        votes = np.stack([tally(one, part) for one in log_p], axis=1)
+        return cls(part.trial_condition[:, None] == known, allowed, log_p, votes)
+
+    @property
+    def scored(self) -> Array:
+        """One, or NaN where one condition tells nothing, (source,)."""
+        return np.where(self.allowed.sum(axis=1) > 1, 1.0, np.nan)
+
+    @property
+    def accuracy(self) -> Array:
+        """Balanced accuracy (level, source)."""
+        found = balanced_accuracy(self.truth[None], self.votes, self.allowed)[0]
+        return np.asarray(found * self.scored)
+
+
+def scores_of_pairs(pairs: Array, animals: Sequence[str]) -> dict[str, Array]:
+    """Scores by name from those of all pairs, (..., source, target), and their means.
+
+    There may be one source more than there are targets: all other animals together.
+    """
+    n = len(animals)
+    own = np.diagonal(pairs[..., :n, :], axis1=-2, axis2=-1)
+    cross = np.where(np.eye(n, dtype=bool), np.nan, pairs[..., :n, :])
+    between, within = pairs_of_animals(cross, animals)
+    found = {
+        "own": own,
+        "cross": cross,
+        "mean_own": known_mean(over_animals(own, animals), -1),
+        "mean_cross": known_mean(between, (-2, -1)),
+    }
+    if pairs.shape[-2] > n:
+        found["pooled"] = pairs[..., n, :]
+        found["mean_pooled"] = known_mean(over_animals(found["pooled"], animals), -1)
+    if len(names_of(animals)) < n:
+        found["cross_within"] = within
+        found["mean_cross_within"] = known_mean(within, -1)
+    return found
 
 
 def windows_by_subject(latents: xr.DataArray, by: str) -> dict[str, Windows]:

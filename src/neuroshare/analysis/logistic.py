@@ -12,10 +12,10 @@ from scipy.linalg import cholesky, solve_triangular
 Array = NDArray[np.float64]
 Single = NDArray[np.float32]
 Codes = NDArray[np.int64]
-Pair = tuple[Array, Array]
-"""A step, and the change of the gradient along it."""
+Pair = tuple[Array, Array, float]
+"""A step, the change of the gradient along it, and their product."""
 
-_BLOCK = 2048
+_BLOCK = 4096
 """Windows at a time: what is computed of them stays in the processor's cache."""
 _ENOUGH = 1e-4
 """Step, in units in which the loss has a curvature of one, that is no longer taken."""
@@ -23,6 +23,8 @@ _MOST_STEPS = 1000
 _REMEMBERED = 10
 _NOISE = 1e-6
 """Of the loss in single precision."""
+_SAFE = 40.0
+"""Evidence of which no exponential leaves single precision."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,9 @@ class _Windows:
                 ]
             )
         self.origin = self.mean + centre
+        lengths = [np.square(x).sum(0).max() for own in self.blocks for x, _, _ in own]
+        self.radius = float(np.sqrt(max(lengths)))
+        """Length of the longest window."""
 
     def weights(self, chosen: Sequence[int]) -> Array:
         """Weight of a window of each class, (class,); all windows together weigh one."""
@@ -161,18 +166,26 @@ class _Windows:
         wanted = self.sums_of_classes[chosen].sum(0) * weight
         weight = weight.astype(np.float32)
 
+        blocks = [(x, of_windows, weight[y]) for x, of_windows, y in self._blocks(chosen)]
+
         def loss(v: Array) -> tuple[float, Array]:
             pull = penalty @ v
-            total, slope = float((v * (0.5 * pull - wanted)).sum()), pull - wanted
+            total, slope = float(np.vdot(v, 0.5 * pull - wanted)), pull - wanted
             by_class = np.ascontiguousarray(v.T, np.float32)
-            for x, of_windows, y in self._blocks(chosen):
+            # What all classes have in common tells nothing.
+            by_class -= by_class.mean(axis=0)
+            safe = self.radius * np.sqrt(np.square(by_class).sum(axis=1).max()) < _SAFE
+            common = v.mean(axis=1)
+            total += float(common @ wanted.sum(axis=1))
+            for x, of_windows, w in blocks:
                 p = by_class @ x  # (class, window)
-                most = p.max(axis=0)
-                p -= most
+                if not safe:
+                    most = p.max(axis=0)
+                    p -= most
+                    total += float(w @ most)
                 np.exp(p, out=p)
                 norm = p.sum(axis=0)
-                w = weight[y]
-                total += float(w @ (np.log(norm) + most))
+                total += float(w @ np.log(norm))
                 p *= w / norm
                 slope += (p @ of_windows).T
             return total, slope
@@ -194,7 +207,7 @@ def _minimum(
     value, slope = loss(v)
     for _ in range(_MOST_STEPS):
         step = _newton_step(slope, known)
-        gain = float((slope * step).sum())
+        gain = float(np.vdot(slope, step))
         if gain < _ENOUGH**2:
             break
         size = 1.0
@@ -204,8 +217,8 @@ def _minimum(
                 break
             size /= 2
         moved, bent = -size * step, new_slope - slope
-        if (moved * bent).sum() > 0:
-            known = [*known[-_REMEMBERED + 1 :], (moved, bent)]
+        if (product := float(np.vdot(moved, bent))) > 0:
+            known = [*known[-_REMEMBERED + 1 :], (moved, bent, product)]
         v, value, slope = v + moved, further, new_slope
     return v, known
 
@@ -213,13 +226,13 @@ def _minimum(
 def _newton_step(slope: Array, pairs: Sequence[Pair]) -> Array:
     """Slope over the curvature that steps have shown (Nocedal 1980)."""
     step, shares = slope.copy(), []
-    for moved, bent in reversed(pairs):
-        share = (moved * step).sum() / (moved * bent).sum()
+    for moved, bent, product in reversed(pairs):
+        share = np.vdot(moved, step) / product
         step -= share * bent
         shares.append(share)
     if pairs:
-        moved, bent = pairs[-1]
-        step *= (moved * bent).sum() / (bent * bent).sum()
-    for (moved, bent), share in zip(pairs, reversed(shares), strict=True):
-        step += (share - (bent * step).sum() / (moved * bent).sum()) * moved
+        _, bent, product = pairs[-1]
+        step *= product / np.vdot(bent, bent)
+    for (moved, bent, product), share in zip(pairs, reversed(shares), strict=True):
+        step += (share - np.vdot(bent, step) / product) * moved
     return step
