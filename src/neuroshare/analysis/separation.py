@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.metrics import silhouette_score
 
 from neuroshare.analysis.classification import (
     LEVELS,
@@ -518,9 +517,28 @@ def _cautions(
 
 
 def _silhouette(part: Windows) -> float:
+    """Mean silhouette (Rousseeuw 1987) of windows, of Euclidean distances."""
     n = len(np.unique(part.condition))
     if not 1 < n < len(part.z):
         return float("nan")
     # Quadratic in windows: a few thousand of them tell as much.
     step = -(-len(part.z) // 4000)
-    return float(silhouette_score(part.z[::step], part.condition[::step]))
+    z, codes = part.z[::step], np.unique(part.condition[::step], return_inverse=True)[1]
+    member = np.eye(codes.max() + 1)[codes]
+    found = member.sum(axis=0)
+    squares = np.einsum("ij,ij->i", z, z)
+    total = 0.0
+    for rows in (slice(first, first + 256) for first in range(0, len(z), 256)):
+        distance = (-2 * z[rows]) @ z.T
+        distance += squares[rows, None]
+        distance += squares
+        distance[np.arange(len(distance)), np.arange(len(z))[rows]] = 0.0
+        np.sqrt(np.maximum(distance, 0.0, out=distance), out=distance)
+        sums = distance @ member
+        own = member[rows].astype(bool)
+        alone = found[codes[rows]] == 1
+        within = sums[own] / np.maximum(found[codes[rows]] - 1, 1)
+        nearest = np.where(own, np.inf, sums / found).min(axis=1)
+        widest = np.maximum(np.maximum(within, nearest), np.finfo(float).tiny)
+        total += np.where(alone, 0.0, (nearest - within) / widest).sum()
+    return float(total / len(z))

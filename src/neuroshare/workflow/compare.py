@@ -251,10 +251,14 @@ def raw_counts(paired: PairedWindows) -> xr.DataArray:
     Subjects with fewer units are padded with zeros, which a classifier within the subject ignores;
     between subjects such columns mean nothing.
     """
-    sums = [
-        (np.asarray if paired.why_not_counts(name) else np.sqrt)(paired[name].values.sum(axis=2))
-        for name in paired.subjects
-    ]
+    sums = []
+    for name, partners in zip(paired.subjects, paired.partners.T, strict=True):
+        of_trials = np.concatenate([part for _, part in paired.window_sums(name)])
+        if not paired.why_not_counts(name):
+            np.sqrt(of_trials, out=of_trials)
+        values = of_trials[partners]
+        values[partners < 0] = np.nan
+        sums.append(values.reshape(-1, values.shape[2]))
     most = max(values.shape[1] for values in sums)
     return xr.DataArray(
         np.stack([np.pad(v, ((0, 0), (0, most - v.shape[1]))) for v in sums]),
