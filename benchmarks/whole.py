@@ -6,8 +6,10 @@ seconds and wall time of each stage, and the largest memory of the process.
 
 ``mice``
     The four mice under ``--data`` (or NEUROSHARE_DATA), all analyses, and with ``--quick``.
-``1,000 units``, ``50 animals``
-    Simulated: 5 animals x 1,000 units x 1,000 trials of 2 s; 50 animals x 50 units x 160 trials.
+``1,000 units``, ``100 units``
+    Simulated: 5 animals x so many units x 1,000 trials of 2 s, with ``--quick``.
+``50 animals``, ``5 animals``
+    Simulated: so many animals x 50 units x 160 trials, with ``--quick``.
 """
 
 from __future__ import annotations
@@ -30,17 +32,16 @@ from typing import Any
 from benchmarks.provenance import provenance
 
 HERE = Path(__file__).parent
+WIDE = {"by": "odor", "span": (0.0, 2.0), "width": 0.2, "step": 0.1, "quick": True}
+MANY = {"by": "odor", "span": (0.0, 0.4), "step": 0.05, "quick": True}
 JOBS: dict[str, dict[str, Any]] = {
     "mice": {"by": "condition", "span": (0.0, 0.4)},
     "mice, quick": {"by": "condition", "span": (0.0, 0.4), "quick": True},
-    "1,000 units": {
-        "by": "odor", "span": (0.0, 2.0), "width": 0.2, "step": 0.1, "quick": True,
-        "animals": (5, 1000, 250),
-    },
-    "50 animals": {
-        "by": "odor", "span": (0.0, 0.4), "step": 0.05, "quick": True, "animals": (50, 50, 40),
-    },
-}  # fmt: skip
+    "100 units": {**WIDE, "animals": (5, 100, 250)},
+    "1,000 units": {**WIDE, "animals": (5, 1000, 250)},
+    "5 animals": {**MANY, "animals": (5, 50, 40)},
+    "50 animals": {**MANY, "animals": (50, 50, 40)},
+}
 """Settings of each; ``animals``: number, units of each, trials of each of four odors."""
 
 

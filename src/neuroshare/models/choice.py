@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from neuroshare.models.linear_start import (
 )
 from neuroshare.models.moments import Features, Moments
 from neuroshare.support.files import write_whole
+from neuroshare.support.parallel import Executor, run_each
 from neuroshare.vae.train import Verdict
 from neuroshare.windows.paired import PairedWindows
 
@@ -53,6 +54,10 @@ RANDOM_LATENTS = 16
 """At least, of networks that start at random: a nonlinear code may need more than a linear one."""
 
 
+Both = tuple[float, float]
+"""Own and cross accuracy."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _Encoders = Mapping[str, tuple[Array, Array]]
 """By subject: what is taken from features, (feature,), and their map, (feature, latent)."""
 
@@ -163,6 +168,7 @@ def choose_start(
     shares: bool,
     seed: int,
     progress: bool,
+    executor: int | Executor | None = None,
 ) -> Choice:
     """Choose the linear start that separates conditions best on held-out trials.
 
@@ -188,46 +194,38 @@ def choose_start(
         Of starts that subjects do not share.
     progress
         Show a progress bar.
+    executor
+        Where folds are tried, see `run_each`; None: in this process, one after another.
     """
     first = folds[0][0].thinned()
-    criterion = Criterion(first.targets)
     widths = sorted({min(k, most_widths(first)) for k in latent_dims})
-    found: dict[Start, list[tuple[float, float]]] = {}
-    complete: dict[Start, Array] = {}
-    scores: dict[Start, Array] = {}
-    settled: list[Start] = []
-    weight = np.array([0.5, 0.5]) if shares and len(first.subjects) > 1 else np.array([1.0, 0.0])
-    with tqdm(
-        total=len(folds) * len(parts), disable=not progress, unit="start", desc="choose"
-    ) as bar:
+    tried = _Folds(folds, whole, roots, weightings, widths, shares, seed)
+    places = [(n_parts, fold) for n_parts in parts for fold in range(len(folds))]
+    with tqdm(total=2 * len(places), disable=not progress, unit="start", desc="choose") as bar:
+        found: dict[Start, list[Both]] = {}
+        for scored in _each(_quick, tried, places, executor, bar):
+            for start, both in scored.items():
+                found.setdefault(start, []).append(both)
+        complete = {start: np.array(s) for start, s in found.items() if len(s) == len(folds)}
+        own_only = not shares or len(first.subjects) == 1
+        weight = np.array([1.0, 0.0] if own_only else [0.5, 0.5])
+        scores = {start: np.nan_to_num(s) @ weight for start, s in complete.items()}
+        # The discriminant may prefer other parts than the classifier, so that none is left out.
+        settled: list[Start] = []
         for n_parts in parts:
-            read = Features(whole[0], roots, n_parts)
-            looked_at = read if whole[1] is whole[0] else Features(whole[1], roots, n_parts)
-            tried = _Folds(folds, read, looked_at, max(widths), shares, seed)
-            for fold in range(len(folds)):
-                for weighting, encoders in tried.encoders_of_all(fold, weightings):
-                    codes = [_codes(part, encoders) for part in tried.seen(fold)]
-                    there = next(iter(encoders.values()))[1].shape[1]
-                    for k in (k for k in widths if k <= there):
-                        start = Start(n_parts, weighting, k)
-                        few = [{n: (z[..., :k], y) for n, (z, y) in p.items()} for p in codes]
-                        accuracy = criterion.quick(few[0], few[1])
-                        found.setdefault(start, []).append(own_and_cross(accuracy))
-                bar.update()
-            own = {
-                start: np.array(s)
-                for start, s in found.items()
-                if start.parts == n_parts and len(s) == len(folds)
-            }
-            scores |= {start: np.nan_to_num(s) @ weight for start, s in own.items()}
-            # The discriminant may prefer other parts than the classifier: none is left out.
-            ranked = sorted(own, key=lambda start: -scores[start].mean())[:N_SETTLED]
-            settled += ranked
-            classified = {}
-            if len(parts) > 1 or len(ranked) > 1:
-                classified = tried.classified(ranked, criterion)
-            scores |= {start: np.nan_to_num(s) @ weight for start, s in classified.items()}
-            complete |= own | classified
+            ranked = sorted(
+                (start for start in scores if start.parts == n_parts),
+                key=lambda start: -scores[start].mean(),
+            )
+            settled += ranked[:N_SETTLED]
+        if len(settled) > 1:
+            again: dict[Start, list[Both]] = {start: [] for start in settled}
+            asked = [(fold, [s for s in settled if s.parts == n]) for n, fold in places]
+            for scored in _each(_settled, tried, asked, executor, bar):
+                for start, both in scored.items():
+                    again[start].append(both)
+            complete |= {start: np.array(both) for start, both in again.items()}
+            scores |= {start: np.nan_to_num(complete[start]) @ weight for start in settled}
     best = max(settled, key=lambda start: scores[start].mean())
     table = [
         _row("start", start.row(), 0, scores[start], complete[start], start == best)
@@ -333,58 +331,107 @@ def _mean_and_error(values: Array) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / np.sqrt(values.size))
 
 
+def _each(
+    task: Callable[[_Folds, Item], Result],
+    tried: _Folds,
+    items: Sequence[Item],
+    executor: int | Executor | None,
+    bar: Any,
+) -> list[Result]:
+    """Results in order, here or by an executor."""
+    if executor is None:  # which may itself be a task of another
+        found = dict(enumerate(_shown((task(tried, item) for item in items), bar)))
+    else:
+        found = dict(_shown(run_each(task, tried, items, executor), bar))
+    return [found[position] for position in range(len(items))]
+
+
+def _shown(results: Iterable[Result], bar: Any) -> Iterator[Result]:
+    for result in results:
+        bar.update()
+        yield result
+
+
+def _quick(tried: _Folds, place: tuple[int, int]) -> dict[Start, Both]:
+    """Own and cross accuracy of all starts of a number of parts, in one fold."""
+    n_parts, fold = place
+    criterion = Criterion(tried.folds[0][0].thinned().targets)
+    seen = tried.seen(n_parts, fold)
+    scores = {}
+    for weighting in tried.weightings:
+        encoders = tried.widest(n_parts, fold, weighting)
+        codes = [_codes(part, encoders) for part in seen]
+        there = next(iter(encoders.values()))[1].shape[1]
+        for k in (k for k in tried.widths if k <= there):
+            few = [{n: (z[..., :k], y) for n, (z, y) in part.items()} for part in codes]
+            accuracy = criterion.quick(few[0], few[1])
+            scores[Start(n_parts, weighting, k)] = own_and_cross(accuracy)
+    return scores
+
+
+def _settled(tried: _Folds, asked: tuple[int, Sequence[Start]]) -> dict[Start, Both]:
+    """Own and cross accuracy of some starts in one fold, as `separation` scores them."""
+    fold, starts = asked
+    criterion = Criterion(tried.folds[0][0].thinned().targets)
+    scores = {}
+    for start in starts:
+        encoders = tried.encoders(fold, start)
+        codes = (_codes(part, encoders) for part in tried.seen(start.parts, fold))
+        scores[start] = own_and_cross(criterion.settled(*codes)[0])
+    return scores
+
+
 @dataclass
 class _Folds:
-    """Starts of one number of parts, in all folds."""
+    """Where starts are tried. What was read, and maps that were made, are kept where they were."""
 
     folds: Sequence[tuple[PairedWindows, PairedWindows]]
-    read: Features
-    """Of training trials."""
-    looked_at: Features
-    """Of validation trials."""
-    width: int
-    """Most latents."""
+    whole: tuple[PairedWindows, PairedWindows]
+    roots: Mapping[str, bool]
+    weightings: Sequence[Weighting]
+    widths: Sequence[int]
     shares: bool
     seed: int
-    widest: dict[tuple[int, Weighting], _Encoders] = field(default_factory=dict)
+    _read: dict[tuple[int, int], Features] = field(default_factory=dict)
+    _moments: dict[tuple[int, int], dict[str, Moments]] = field(default_factory=dict)
+    _widest: dict[tuple[int, int, Weighting], _Encoders] = field(default_factory=dict)
 
-    def seen(self, fold: int) -> tuple[Codes, Codes]:
-        """Features and conditions of both parts."""
+    def features(self, n_parts: int, part: int) -> Features:
+        """Of training (0) or validation trials (1)."""
+        part = 0 if self.whole[1] is self.whole[0] else part
+        if (n_parts, part) not in self._read:
+            self._read[n_parts, part] = Features(self.whole[part], self.roots, n_parts)
+        return self._read[n_parts, part]
+
+    def seen(self, n_parts: int, fold: int) -> tuple[Codes, Codes]:
+        """Features and conditions of both parts of a fold."""
         train, held_out = self.folds[fold]
-        return self.read.of(train), self.looked_at.of(held_out)
+        return self.features(n_parts, 0).of(train), self.features(n_parts, 1).of(held_out)
 
-    def encoders_of_all(
-        self, fold: int, weightings: Sequence[Weighting]
-    ) -> Iterator[tuple[Weighting, _Encoders]]:
-        """Encoders to the most latents, which are kept."""
-        moments = self.read.moments(self.folds[fold][0])
-        for weighting in weightings:
-            self.widest[fold, weighting] = self._encoders(moments, weighting, self.width)
-            yield weighting, self.widest[fold, weighting]
+    def moments(self, n_parts: int, fold: int) -> dict[str, Moments]:
+        """Of the training trials of a fold; those of the last one are kept, for they are large."""
+        if (n_parts, fold) not in self._moments:
+            found = self.features(n_parts, 0).moments(self.folds[fold][0])
+            self._moments = {(n_parts, fold): found}
+        return self._moments[n_parts, fold]
 
-    def classified(self, starts: Sequence[Start], criterion: Criterion) -> dict[Start, Array]:
-        """Own and cross accuracy in every fold, (fold, 2), as `separation` scores them."""
-        found: dict[Start, list[tuple[float, float]]] = {start: [] for start in starts}
-        for fold in range(len(self.folds)):
-            seen = self.seen(fold)
-            for start in starts:
-                encoders = self.encoders(fold, start)
-                codes = (_codes(part, encoders) for part in seen)
-                found[start].append(own_and_cross(criterion.settled(*codes)[0]))
-        return {start: np.array(scores) for start, scores in found.items()}
+    def widest(self, n_parts: int, fold: int, weighting: Weighting) -> _Encoders:
+        """Encoders to the most latents."""
+        key = n_parts, fold, weighting
+        if key not in self._widest:
+            self._widest[key] = self._encoders(n_parts, fold, weighting, max(self.widths))
+        return self._widest[key]
 
     def encoders(self, fold: int, start: Start) -> _Encoders:
-        """Encoders of a start that was tried."""
+        """Encoders of a start."""
         k = start.latent_dim
-        if self.shares and k >= FIRST_LATENTS:
-            wide = self.widest[fold, start.weighting]
-            return {n: (loc, maps[:, :k]) for n, (loc, maps) in wide.items()}
-        # These are not the first latents of the wider map.
-        return self._encoders(self.read.moments(self.folds[fold][0]), start.weighting, k)
+        if not self.shares or k < FIRST_LATENTS:  # not the first latents of the wider map
+            return self._encoders(start.parts, fold, start.weighting, k)
+        wide = self.widest(start.parts, fold, start.weighting)
+        return {n: (loc, maps[:, :k]) for n, (loc, maps) in wide.items()}
 
-    def _encoders(
-        self, moments: Mapping[str, Moments], weighting: Weighting, width: int
-    ) -> _Encoders:
+    def _encoders(self, n_parts: int, fold: int, weighting: Weighting, width: int) -> _Encoders:
+        moments = self.moments(n_parts, fold)
         width = min(width, most_latents(moments)) if self.shares else width
         maps = maps_of(moments, weighting, width, alone=not self.shares, seed=self.seed)
         return {name: (moments[name].loc, of) for name, of in maps.items()}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -296,25 +295,27 @@ def _repaired(
     """Mean accuracies of fits to data whose conditions say nothing, of every model."""
     if not n:
         return {}
-    found = {}
-    for name, model in models.items():
+    refits = []
+    for model in models.values():
+        shares = by == train.by and can_redraw(model, train, test)
+        size = _DRAWS_OF_A_TASK if shares else 1
         seeds = [seed + k for k in range(1, n + 1)]
-        task: Callable[[Parts, list[int]], list[Means]]
-        if by == train.by and can_redraw(model, train, test):
-            task, size = partial(_redrawn, clone(model)), _DRAWS_OF_A_TASK
-        else:
-            task, size = partial(_refitted, clone(model), by), 1
         batches = [seeds[first : first + size] for first in range(0, n, size)]
-        scored = dict(run_each(task, (train, test), batches, executor))
-        means = [one for position in range(len(batches)) for one in scored[position]]
-        found[name] = xr.Dataset(
+        refits += [(clone(model), by, batch, shares) for batch in batches]
+    found = dict(run_each(_refitted, (train, test), refits, executor))
+    means = [one for position in range(len(refits)) for one in found[position]]
+    return {
+        name: xr.Dataset(
             {
-                kind: (("repairing", "level"), np.stack([m[kind] for m in means]))
-                for kind in means[0]
+                kind: (("repairing", "level"), np.stack([one[kind] for one in of_model]))
+                for kind in of_model[0]
             },
             coords={"level": list(LEVELS)},
         )
-    return found
+        for name, of_model in zip(
+            models, (means[first : first + n] for first in range(0, len(means), n)), strict=True
+        )
+    }
 
 
 Parts = tuple[PairedWindows, PairedWindows]
@@ -324,14 +325,17 @@ _DRAWS_OF_A_TASK = 25
 others a task has."""
 
 
-def _refitted(model: Model, by: str, parts: Parts, seeds: list[int]) -> list[Means]:
-    """Mean accuracies (level,) of a fit to each of the draws."""
+def _refitted(parts: Parts, refit: tuple[Model, str, list[int], bool]) -> list[Means]:
+    """Mean accuracies (level,) of a fit to each of some draws, which may share work."""
+    model, by, seeds, shares = refit
+    if shares:
+        assert isinstance(model, SharedLatentModel)
+        return _redrawn(model, parts, seeds)
     found = []
     for seed in seeds:
         train, test = (part.repair(seed, shuffle_conditions=True) for part in parts)
         fitted = clone(model).fit(train)
-        latents = fitted.transform(train), fitted.transform(test)
-        scores = separation(*latents, by=by)
+        scores = separation(fitted.transform(train), fitted.transform(test), by=by)
         found.append({name: scores[name].values for name in MEANS if name in scores})
     return found
 
