@@ -13,6 +13,9 @@ plain loop
 neuroshare
     `neuroshare.vae.train.fit`, history and all; also in bfloat16.
 
+whole job
+    What a user waits for, by stage: see `benchmarks.whole`, of which these are the four mice.
+
 Peers that are installed are measured beside them. Times are CPU-seconds per epoch of 20 steps,
 median over the rounds; GFLOP/s count the matrix products alone.
 """
@@ -22,6 +25,7 @@ import importlib.util
 import itertools
 import json
 import math
+import os
 import platform
 import statistics
 import time
@@ -30,7 +34,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks import binning
+from benchmarks import binning, whole
 from benchmarks.provenance import provenance
 from neuroshare.vae import train
 from neuroshare.vae.likelihoods import Gaussian
@@ -301,6 +305,8 @@ def main(argv=None):
     parser.add_argument("--epochs", type=int, default=4, help="per round")
     parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "speed.json")
+    default = os.environ.get("NEUROSHARE_DATA")
+    parser.add_argument("--data", type=Path, default=default, help="of the whole job")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     widths = (48, 32) if arguments.tiny else RATS
@@ -346,6 +352,8 @@ def main(argv=None):
         for name, kinds in document["binning"].items():
             kinds["cpu_over_neuroshare"] = round(kinds["cpu"]["median"] / own, 3)
             print(f"binning, {name}: {kinds['cpu']['median']:.4f} CPU-s")
+        jobs = ("mice", "mice, quick")
+        document["whole job"] = whole.measured(jobs, arguments.data, min(arguments.rounds, 3))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

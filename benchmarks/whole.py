@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,9 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "cpu": told([one["cpu"] for one in rounds]),
         "wall": told([one["wall"] for one in rounds]),
         "peak_MiB": told([one["peak_MiB"] for one in rounds]),
+        "cpu per million spikes": told(
+            [round(one["cpu"] / one["spikes in windows"] * 1e6, 3) for one in rounds]
+        ),
         "cpu by stage": {n: told([one["stages"].get(n, [0])[0] for one in rounds]) for n in names},
     }
 
@@ -178,32 +181,40 @@ def main(argv: list[str] | None = None) -> None:
         **provenance("torch", "numpy", "scipy", "scikit-learn", "xarray", "matplotlib"),
         "threads": options.threads or "default",
         "cores": os.cpu_count(),
-        "jobs": {},
+        "jobs": measured(
+            options.jobs, options.data, options.rounds, options.files, options.threads
+        ),
     }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def measured(
+    jobs: Sequence[str],
+    data: Path | None,
+    rounds: int,
+    files: Path | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Do each job so many times, tell its stages, and give them; without recordings it is not."""
+    document: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for job in options.jobs:
-            found = recordings(job, options.data, options.files or Path(folder))
+        for job in jobs:
+            found = recordings(job, data, files or Path(folder))
             if not found:
                 print(f"{job}: no recordings; give --data")
                 continue
-            more = ["--threads", str(options.threads)] if options.threads else []
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.whole",
-                *more,
-                "--once",
-                job,
-                *map(str, found),
-            ]
-            rounds = []
-            for _ in range(options.rounds):
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                rounds.append(json.loads(done.stdout.splitlines()[-1]))
-            document["jobs"][job] = {**summary(rounds), "rounds": rounds}
-            print("\n".join(lines(job, document["jobs"][job])), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            more = ["--threads", str(threads)] if threads else []
+            command = [sys.executable, "-m", "benchmarks.whole", *more, "--once", job]
+            done = []
+            for _ in range(rounds):
+                ended = subprocess.run(
+                    [*command, *map(str, found)], capture_output=True, text=True, check=True
+                )
+                done.append(json.loads(ended.stdout.splitlines()[-1]))
+            document[job] = {**summary(done), "rounds": done}
+            print("\n".join(lines(job, document[job])), flush=True)
+    return document
 
 
 def lines(job: str, found: dict[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from neuroshare.models.held_out import (
     N_SETTLED,
     Codes,
     Criterion,
+    between_subjects,
     most_widths,
     own_and_cross,
     score_of,
@@ -323,7 +324,8 @@ def _of_targets(values: Array, shares: bool) -> list[Array]:
     own = np.einsum("ftt->ft", values)
     if not shares or n == 1:
         return [own]
-    return [own, (values.sum(axis=1) - own) / (n - 1)]
+    between = between_subjects(n)
+    return [own, np.where(between, values, 0.0).sum(axis=1) / between.sum(axis=0)]
 
 
 def _mean_and_error(values: Array) -> tuple[float, float]:
