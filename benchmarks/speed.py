@@ -12,6 +12,8 @@ plain loop
     What one would write by hand in PyTorch: one tensor per subject, index batches, fused Adam.
 neuroshare
     `neuroshare.vae.train.fit`, history and all; also in bfloat16.
+CEBRA, multisession
+    Where it is installed: as many steps of batches as large, on windows of the same shapes.
 
 whole job
     What a user waits for, by stage: see `benchmarks.whole`, of which these are the four mice.
@@ -31,6 +33,7 @@ import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -243,6 +246,8 @@ def trainings(widths, n_windows, batch_size, n_latents, rounds, epochs):
         "neuroshare": ours("fp32"),
         "neuroshare bf16": ours("bf16"),
     }
+    if importlib.util.find_spec("cebra"):
+        contestants["CEBRA, multisession"] = cebra(data, batch_size, n_latents, epochs)
     seconds = {name: {"cpu": [], "wall": []} for name in contestants}
     for repeat in range(rounds + 1):
         for name, contestant in contestants.items():
@@ -251,6 +256,27 @@ def trainings(widths, n_windows, batch_size, n_latents, rounds, epochs):
                 seconds[name]["cpu"].append(cpu / epochs)
                 seconds[name]["wall"].append(wall / epochs)
     return seconds
+
+
+def cebra(data, batch_size, n_latents, epochs):
+    """CEBRA of all sessions at once: as many steps of as many windows, each beside a negative one.
+
+    Its objective is another; what compares is the time that as much data takes.
+    """
+    import cebra as package
+
+    label = [np.linspace(0, 1, len(x), dtype=np.float32)[:, None] for x in data]
+    steps = epochs * -(-len(data[0]) // batch_size)
+
+    def fit():
+        model = package.CEBRA(
+            model_architecture="offset1-model", output_dimension=max(n_latents, 2),
+            batch_size=batch_size, max_iterations=steps, conditional="time_delta", device="cpu",
+            verbose=False,
+        )  # fmt: skip
+        model.fit([x.numpy() for x in data], label)
+
+    return fit
 
 
 def bins(rounds):
@@ -336,7 +362,7 @@ def main(argv=None):
         "largest relative difference of losses in 20 steps": largest_difference(),
         "peers": {
             name: "installed" if importlib.util.find_spec(name) else "not installed, not measured"
-            for name in ("multivae", "pynapple")
+            for name in ("cebra", "multivae", "pynapple")
         },
     }
     for name, kinds in document["training"].items():

@@ -55,10 +55,12 @@ def recordings(job: str, data: Path | None, folder: Path) -> list[Path]:
     n, units, trials = how
     own = folder / job.replace(" ", "_")
     if not own.exists():
-        own.mkdir(parents=True)
+        begun = own.with_suffix(".part")  # what was interrupted is begun anew
+        begun.mkdir(parents=True, exist_ok=True)
         sessions = ns.simulate_sessions({f"a{k:02d}": units for k in range(n)}, n_trials=trials)
         for name, session in sessions.items():
-            ns.write_nwb(session, own / f"{name}.nwb")
+            ns.write_nwb(session, begun / f"{name}.nwb")
+        begun.rename(own)
     return sorted(own.glob("*.nwb"))
 
 
