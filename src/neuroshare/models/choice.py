@@ -372,13 +372,17 @@ def _quick(tried: _Folds, place: tuple[int, int]) -> dict[Start, Both]:
 
 
 def _settled(tried: _Folds, asked: tuple[int, Sequence[Start]]) -> dict[Start, Both]:
-    """Own and cross accuracy of some starts in one fold, as `separation` scores them."""
+    """Own and cross accuracy of some starts in one fold, as `separation` scores them.
+
+    All of them are of one number of parts.
+    """
     fold, starts = asked
     criterion = Criterion(tried.folds[0][0].thinned().targets)
+    seen = tried.seen(starts[0].parts, fold) if starts else ()
     scores = {}
     for start in starts:
         encoders = tried.encoders(fold, start)
-        codes = (_codes(part, encoders) for part in tried.seen(start.parts, fold))
+        codes = (_codes(part, encoders) for part in seen)
         scores[start] = own_and_cross(criterion.settled(*codes)[0])
     return scores
 
