@@ -12,6 +12,11 @@ plain loop
     What one would write by hand in PyTorch: one tensor per subject, index batches, fused Adam.
 neuroshare
     `neuroshare.vae.train.fit`, history and all; also in bfloat16.
+CEBRA, multisession
+    Where it is installed: as many steps of batches as large, on windows of the same shapes.
+
+whole job
+    What a user waits for, by stage: see `benchmarks.whole`, of which these are the four mice.
 
 Peers that are installed are measured beside them. Times are CPU-seconds per epoch of 20 steps,
 median over the rounds; GFLOP/s count the matrix products alone.
@@ -22,15 +27,17 @@ import importlib.util
 import itertools
 import json
 import math
+import os
 import platform
 import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from benchmarks import binning
+from benchmarks import binning, whole
 from benchmarks.provenance import provenance
 from neuroshare.vae import train
 from neuroshare.vae.likelihoods import Gaussian
@@ -239,6 +246,8 @@ def trainings(widths, n_windows, batch_size, n_latents, rounds, epochs):
         "neuroshare": ours("fp32"),
         "neuroshare bf16": ours("bf16"),
     }
+    if importlib.util.find_spec("cebra"):
+        contestants["CEBRA, multisession"] = cebra(data, batch_size, n_latents, epochs)
     seconds = {name: {"cpu": [], "wall": []} for name in contestants}
     for repeat in range(rounds + 1):
         for name, contestant in contestants.items():
@@ -247,6 +256,27 @@ def trainings(widths, n_windows, batch_size, n_latents, rounds, epochs):
                 seconds[name]["cpu"].append(cpu / epochs)
                 seconds[name]["wall"].append(wall / epochs)
     return seconds
+
+
+def cebra(data, batch_size, n_latents, epochs):
+    """CEBRA of all sessions at once: as many steps of as many windows, each beside a negative one.
+
+    Its objective is another; what compares is the time that as much data takes.
+    """
+    import cebra as package
+
+    label = [np.linspace(0, 1, len(x), dtype=np.float32)[:, None] for x in data]
+    steps = epochs * -(-len(data[0]) // batch_size)
+
+    def fit():
+        model = package.CEBRA(
+            model_architecture="offset1-model", output_dimension=max(n_latents, 2),
+            batch_size=batch_size, max_iterations=steps, conditional="time_delta", device="cpu",
+            verbose=False,
+        )  # fmt: skip
+        model.fit([x.numpy() for x in data], label)
+
+    return fit
 
 
 def bins(rounds):
@@ -301,6 +331,8 @@ def main(argv=None):
     parser.add_argument("--epochs", type=int, default=4, help="per round")
     parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "speed.json")
+    default = os.environ.get("NEUROSHARE_DATA")
+    parser.add_argument("--data", type=Path, default=default, help="of the whole job")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     widths = (48, 32) if arguments.tiny else RATS
@@ -330,7 +362,7 @@ def main(argv=None):
         "largest relative difference of losses in 20 steps": largest_difference(),
         "peers": {
             name: "installed" if importlib.util.find_spec(name) else "not installed, not measured"
-            for name in ("multivae", "pynapple")
+            for name in ("cebra", "multivae", "pynapple")
         },
     }
     for name, kinds in document["training"].items():
@@ -346,6 +378,8 @@ def main(argv=None):
         for name, kinds in document["binning"].items():
             kinds["cpu_over_neuroshare"] = round(kinds["cpu"]["median"] / own, 3)
             print(f"binning, {name}: {kinds['cpu']['median']:.4f} CPU-s")
+        jobs = ("mice", "mice, quick")
+        document["whole job"] = whole.measured(jobs, arguments.data, min(arguments.rounds, 3))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

@@ -6,8 +6,10 @@ seconds and wall time of each stage, and the largest memory of the process.
 
 ``mice``
     The four mice under ``--data`` (or NEUROSHARE_DATA), all analyses, and with ``--quick``.
-``1,000 units``, ``50 animals``
-    Simulated: 5 animals x 1,000 units x 1,000 trials of 2 s; 50 animals x 50 units x 160 trials.
+``1,000 units``, ``100 units``
+    Simulated: 5 animals x so many units x 1,000 trials of 2 s, with ``--quick``.
+``50 animals``, ``5 animals``
+    Simulated: so many animals x 50 units x 160 trials, with ``--quick``.
 """
 
 from __future__ import annotations
@@ -23,24 +25,23 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import provenance
 
 HERE = Path(__file__).parent
+WIDE = {"by": "odor", "span": (0.0, 2.0), "width": 0.2, "step": 0.1, "quick": True}
+MANY = {"by": "odor", "span": (0.0, 0.4), "step": 0.05, "quick": True}
 JOBS: dict[str, dict[str, Any]] = {
     "mice": {"by": "condition", "span": (0.0, 0.4)},
     "mice, quick": {"by": "condition", "span": (0.0, 0.4), "quick": True},
-    "1,000 units": {
-        "by": "odor", "span": (0.0, 2.0), "width": 0.2, "step": 0.1, "quick": True,
-        "animals": (5, 1000, 250),
-    },
-    "50 animals": {
-        "by": "odor", "span": (0.0, 0.4), "step": 0.05, "quick": True, "animals": (50, 50, 40),
-    },
-}  # fmt: skip
+    "100 units": {**WIDE, "animals": (5, 100, 250)},
+    "1,000 units": {**WIDE, "animals": (5, 1000, 250)},
+    "5 animals": {**MANY, "animals": (5, 50, 40)},
+    "50 animals": {**MANY, "animals": (50, 50, 40)},
+}
 """Settings of each; ``animals``: number, units of each, trials of each of four odors."""
 
 
@@ -54,10 +55,12 @@ def recordings(job: str, data: Path | None, folder: Path) -> list[Path]:
     n, units, trials = how
     own = folder / job.replace(" ", "_")
     if not own.exists():
-        own.mkdir(parents=True)
+        begun = own.with_suffix(".part")  # what was interrupted is begun anew
+        begun.mkdir(parents=True, exist_ok=True)
         sessions = ns.simulate_sessions({f"a{k:02d}": units for k in range(n)}, n_trials=trials)
         for name, session in sessions.items():
-            ns.write_nwb(session, own / f"{name}.nwb")
+            ns.write_nwb(session, begun / f"{name}.nwb")
+        begun.rename(own)
     return sorted(own.glob("*.nwb"))
 
 
@@ -155,6 +158,9 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "cpu": told([one["cpu"] for one in rounds]),
         "wall": told([one["wall"] for one in rounds]),
         "peak_MiB": told([one["peak_MiB"] for one in rounds]),
+        "cpu per million spikes": told(
+            [round(one["cpu"] / one["spikes in windows"] * 1e6, 3) for one in rounds]
+        ),
         "cpu by stage": {n: told([one["stages"].get(n, [0])[0] for one in rounds]) for n in names},
     }
 
@@ -177,32 +183,40 @@ def main(argv: list[str] | None = None) -> None:
         **provenance("torch", "numpy", "scipy", "scikit-learn", "xarray", "matplotlib"),
         "threads": options.threads or "default",
         "cores": os.cpu_count(),
-        "jobs": {},
+        "jobs": measured(
+            options.jobs, options.data, options.rounds, options.files, options.threads
+        ),
     }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def measured(
+    jobs: Sequence[str],
+    data: Path | None,
+    rounds: int,
+    files: Path | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Do each job so many times, tell its stages, and give them; without recordings it is not."""
+    document: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for job in options.jobs:
-            found = recordings(job, options.data, options.files or Path(folder))
+        for job in jobs:
+            found = recordings(job, data, files or Path(folder))
             if not found:
                 print(f"{job}: no recordings; give --data")
                 continue
-            more = ["--threads", str(options.threads)] if options.threads else []
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.whole",
-                *more,
-                "--once",
-                job,
-                *map(str, found),
-            ]
-            rounds = []
-            for _ in range(options.rounds):
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-                rounds.append(json.loads(done.stdout.splitlines()[-1]))
-            document["jobs"][job] = {**summary(rounds), "rounds": rounds}
-            print("\n".join(lines(job, document["jobs"][job])), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            more = ["--threads", str(threads)] if threads else []
+            command = [sys.executable, "-m", "benchmarks.whole", *more, "--once", job]
+            done = []
+            for _ in range(rounds):
+                ended = subprocess.run(
+                    [*command, *map(str, found)], capture_output=True, text=True, check=True
+                )
+                done.append(json.loads(ended.stdout.splitlines()[-1]))
+            document[job] = {**summary(done), "rounds": done}
+            print("\n".join(lines(job, document[job])), flush=True)
+    return document
 
 
 def lines(job: str, found: dict[str, Any]) -> list[str]:

@@ -5,11 +5,11 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import xarray as xr
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, silhouette_score
 
-from neuroshare.analysis.classification import Classifier
+from neuroshare.analysis.classification import Classifier, Windows
 from neuroshare.analysis.inference import known_mean, sign_flip
-from neuroshare.analysis.separation import separation
+from neuroshare.analysis.separation import _silhouette, separation
 from neuroshare.windows.order import label_order
 
 
@@ -614,3 +614,14 @@ def test_drifting_latents_without_information_give_few_small_p(runs):
     found = {name: np.mean(np.array(values) <= 0.05) for name, values in p.items()}
     assert found["auto"] <= 0.12  # 5 % of 100 with a standard error of 2.2 %
     assert found["shuffle"] > found["auto"]
+
+
+@pytest.mark.parametrize("n", [7, 300, 700])
+def test_the_silhouette_is_that_of_scikit_learn(n):
+    rng = np.random.default_rng(n)
+    condition = np.array(["a", "b", "c"])[rng.integers(3, size=n)]
+    condition[0] = "alone"
+    z = rng.normal(size=(n, 3)) + (condition == "a")[:, None] + 100
+    z[3:5] = z[5]  # no distance at all
+    part = Windows(z, condition, np.zeros(n), np.arange(n), np.arange(n), condition)
+    assert _silhouette(part) == pytest.approx(silhouette_score(z, condition), abs=1e-6)

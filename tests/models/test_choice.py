@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from neuroshare.models import held_out
 from neuroshare.models.choice import Looks, choose_steps
 
 STEPS = (0, 50, 100, 150)
@@ -46,3 +47,31 @@ def test_training_is_taken_where_it_gains_and_costs_nothing(own, cross, steps):
 def test_where_nothing_is_shared_own_alone_decides():
     looks = tried((0, 0.1, 0.3, 0.2), (0, -1, -1, -1), shares=False)
     assert choose_steps(looks, ROWS)[1] == 100
+
+
+@pytest.mark.parametrize("n", [1, 2, 11, 12, 30])
+def test_time_is_linear_in_subjects_and_all_are_asked_alike(n, monkeypatch):
+    rng = np.random.default_rng(0)
+    codes = {f"a{k}": (rng.normal(size=(12, 2, 3)), np.arange(12) % 3) for k in range(n)}
+    for scored in (
+        held_out.discriminant_accuracy(codes, codes),
+        *held_out.classified(codes, codes),
+    ):
+        between = held_out.between_subjects(n)
+        np.testing.assert_array_equal(~np.isnan(scored), between | np.eye(n, dtype=bool))
+        assert set(between.sum(0)) == set(between.sum(1)) == {min(n - 1, held_out.MOST_TARGETS)}
+        own, cross = held_out.own_and_cross(scored)
+        assert own == pytest.approx(np.diag(scored).mean())
+        if n > 1:
+            assert cross == pytest.approx(scored[between].mean())
+
+
+def test_gains_of_many_subjects_are_those_of_the_pairs_that_are_looked_at():
+    n = 20
+    between = held_out.between_subjects(n)
+    start = np.where(between | np.eye(n, dtype=bool), 1.0, np.nan)
+    looks = Looks(lambda: None, True, steps=[0, 50], loss=[start, start - 0.2])
+    looks.accuracy = [start * 0.5] * 2
+    name, steps, table = choose_steps({"mcca": [looks, looks]}, ROWS)
+    assert (name, steps) == ("mcca", 50)
+    assert table[1]["log_loss"] == pytest.approx(0.8)

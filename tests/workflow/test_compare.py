@@ -7,8 +7,11 @@ import pytest
 
 from neuroshare.analysis.separation import separation
 from neuroshare.models.linear import LinearAlignment
+from neuroshare.models.redrawn import can_redraw
+from neuroshare.models.shared import SharedLatentModel
 from neuroshare.recordings.binning import bin_spikes
 from neuroshare.recordings.simulate import simulate_sessions
+from neuroshare.vae.objectives import MMVM
 from neuroshare.windows.pair import pair_subjects
 from neuroshare.workflow.compare import compare, raw_counts
 
@@ -165,3 +168,51 @@ def test_models_are_compared_by_another_column(parts):
     assert (table.value > 0.4).all()
     with pytest.raises(ValueError, match="separate by another column"):
         compare(*pairs, models, baselines=False, imputation=False)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"latent_dim": 2, "inputs": "pooled"},
+        {"latent_dim": 3, "inputs": 2, "objective": "independent"},
+        {"latent_dim": 2, "inputs": "pooled", "likelihood": "gaussian", "init": "mcca"},
+    ],
+)
+@pytest.mark.parametrize("trials", ["as many", "not as many"])
+def test_shared_work_gives_the_null_of_refits(parts, settings, trials, monkeypatch):
+    """What labels do not change is computed once for all draws of them."""
+    train, test = parts
+    if trials == "not as many":  # conditions that weigh otherwise than their trials
+        kept = [np.arange(train.n_trials(name)) % 5 != 0 for name in train.subjects]
+        train = train._kept(dict(zip(train.subjects, kept, strict=True)))
+    module = importlib.import_module("neuroshare.workflow.compare")
+    model = SharedLatentModel(epochs=0, progress=False, **settings)
+    assert module.can_redraw(model, train, test)
+    how = {"baselines": False, "imputation": False, "n_bootstraps": 0, "n_repairings": 4}
+    monkeypatch.setattr(module, "_DRAWS_OF_A_TASK", 3)
+    shared = compare(train, test, {"start": model}, **how)
+    monkeypatch.setattr(module, "can_redraw", lambda *arguments: False)
+    naive = compare(train, test, {"start": model}, **how)
+    for column in ("null", "null_low", "null_high", "p_null"):
+        np.testing.assert_allclose(shared[column], naive[column], rtol=0, atol=1e-12)
+    assert shared["null_high"].nunique() > 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"latent_dim": "auto"},
+        {"inputs": "auto"},
+        {"epochs": 2},
+        {"init": "random"},
+        {"init": "srm"},
+        {"inputs": "standard"},
+        {"objective": MMVM(contrast=1.0)},
+        {"encoder": lambda n_units, n_lags, n_features: None},
+    ],
+)
+def test_only_starts_share_work(parts, settings):
+    given = {"latent_dim": 2, "inputs": "pooled", "epochs": 0}
+    assert can_redraw(SharedLatentModel(**given), *parts)
+    assert not can_redraw(SharedLatentModel(**{**given, **settings}), *parts)
+    assert not can_redraw(LinearAlignment(latent_dim=2), *parts)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import sklearn
 import xarray as xr
 from numpy.typing import NDArray
-from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
+from neuroshare.analysis.inference import (
+    known_mean,
+    names_of,
+    over_animals,
+    pairs_of_animals,
+)
+from neuroshare.analysis.logistic import Fit, logistic, logistic_without
 from neuroshare.analysis.nulls import SessionOrder
 
 Array = NDArray[np.float64]
@@ -35,13 +38,10 @@ class Classifier:
     def fit(self, z: NDArray[Any], y: NDArray[Any]) -> Classifier:
         """Learn from windows (window, feature) and their conditions (window,)."""
         self.classes_, codes = np.unique(y, return_inverse=True)
-        # Hundreds of small fits: what scikit-learn checks takes longer than some of them.
-        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            scaler = StandardScaler().fit(z)
-            known = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000)
-            known.fit(scaler.transform(z), codes)
-        self._weights = known.coef_.T / scaler.scale_[:, None]
-        self._bias = known.intercept_ - scaler.mean_ @ self._weights
+        return self._of(logistic([(z, codes)], len(self.classes_), self.C))
+
+    def _of(self, fit: Fit) -> Classifier:
+        self._weights, self._bias = fit.weights, fit.bias
         return self
 
     def predict(self, z: NDArray[Any]) -> NDArray[Any]:
@@ -50,30 +50,51 @@ class Classifier:
 
     def log_probabilities(self, z: NDArray[Any]) -> Array:
         """Log-probabilities (window, condition), finite also where one is certain."""
-        decision = z @ self._weights + self._bias
-        if decision.shape[1] == 1:  # two conditions
-            decision = np.concatenate([np.zeros_like(decision), decision], axis=1)
-        return np.asarray(log_softmax(decision, axis=1))
+        # Sums over classes are the faster the longer the rows that are added.
+        decision = self._weights.T @ z.T + self._bias[:, None]
+        decision -= decision.max(axis=0)
+        decision -= np.log(np.exp(decision).sum(axis=0))
+        return np.asarray(decision.T)
 
 
 def answers(
     known_by: Classifier, z: Array, known: NDArray[Any], allowed: NDArray[np.bool_]
 ) -> Array:
     """Log-probabilities (window, condition) of the conditions that are allowed, -inf of others."""
-    log_p = np.full((len(z), len(known)), -np.inf)
-    log_p[:, np.isin(known, known_by.classes_)] = known_by.log_probabilities(z)
-    log_p[:, ~allowed] = -np.inf
+    log_p = known_by.log_probabilities(z)
+    if len(known) > log_p.shape[1]:
+        taught = np.isin(known, known_by.classes_)
+        every = np.full((len(z), len(known)), -np.inf)
+        every[:, taught] = log_p
+        log_p = every
+    if not allowed.all():
+        log_p[:, ~allowed] = -np.inf
     return log_p
 
 
-def classifier_of_all(
-    others: Sequence[int], known: Sequence[Classifier], parts: Sequence[Windows], C: float
-) -> Classifier:
-    """Classifier of the windows of several subjects together."""
-    if len(others) == 1:
-        return known[others[0]]
-    z = np.concatenate([part.z for part in parts])
-    return Classifier(C).fit(z, np.concatenate([part.condition for part in parts]))
+def classifiers_of_others(
+    known: Sequence[Classifier], parts: Sequence[Windows], animals: Sequence[str], C: float
+) -> list[Classifier]:
+    """Classifier of the windows of all other animals together, for each subject."""
+    others = [[s for s, name in enumerate(animals) if name != own] for own in animals]
+    taught = [np.unique(np.concatenate([known[s].classes_ for s in own])) for own in others]
+    classes = taught[0]
+    if min(map(len, others)) < 2 or not all(np.array_equal(classes, own) for own in taught):
+        return [
+            known[own[0]]
+            if len(own) == 1
+            else Classifier(C).fit(
+                np.concatenate([parts[s].z for s in own]),
+                np.concatenate([parts[s].condition for s in own]),
+            )
+            for own in others
+        ]
+    coded = [(part.z, np.searchsorted(classes, part.condition)) for part in parts]
+    found = []
+    for fit in logistic_without(coded, animals, len(classes), C):
+        found.append(Classifier(C)._of(fit))
+        found[-1].classes_ = classes
+    return found
 
 
 @dataclass(frozen=True)
@@ -93,6 +114,101 @@ class Windows:
         return SessionOrder.of(
             self.trial_ids, held_out.trial_ids, self.trial_onset, held_out.trial_onset
         )
+
+
+def mean_accuracies(
+    train: Mapping[str, Windows],
+    test: Mapping[str, Windows],
+    animals: Sequence[str],
+    C: float = 1.0,
+) -> dict[str, Array]:
+    """Mean accuracies of `separation` and nothing else of it, each (level,).
+
+    Parameters
+    ----------
+    train, test
+        By subject; both show the same conditions.
+    animals
+        Of each subject.
+    C
+        Of the classifiers.
+    """
+    parts = list(train.values())
+    known = np.unique(np.concatenate([part.condition for part in parts]))
+    own = [Classifier(C).fit(part.z, part.condition) for part in parts]
+    several = len(set(animals)) > 1
+    pooled = classifiers_of_others(own, parts, animals, C) if several else []
+    accuracy = np.full((len(LEVELS), len(parts) + several, len(parts)), np.nan)
+    for t, (name, part) in enumerate(test.items()):
+        answered = Answered.of([*own, *pooled[t : t + 1]], part, known, train[name])
+        accuracy[:, :, t] = answered.accuracy
+    found = scores_of_pairs(accuracy, animals)
+    return {name: values for name, values in found.items() if name in MEANS}
+
+
+MEANS = ("mean_own", "mean_cross", "mean_pooled")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What the classifiers of all sources say of the held-out trials of one subject."""
+
+    truth: NDArray[np.bool_]
+    """(trial, condition)."""
+    allowed: NDArray[np.bool_]
+    """Which a source may answer, (source, condition)."""
+    log_p: list[Array]
+    """Of every source, (window, condition)."""
+    votes: Array
+    """(level, source, trial, predicted)."""
+
+    @classmethod
+    def of(
+        cls, classifiers: Sequence[Classifier], part: Windows, known: NDArray[Any], own: Windows
+    ) -> Answered:
+        """Ask about held-out windows; `own` are the training windows of the same subject."""
+        shown = np.isin(known, own.condition) | np.isin(known, part.condition)
+        allowed = np.stack([np.isin(known, one.classes_) & shown for one in classifiers])
+        log_p = [
+            answers(one, part.z, known, may) for one, may in zip(classifiers, allowed, strict=True)
+        ]
+        votes = np.stack([tally(one, part) for one in log_p], axis=1)
+        return cls(part.trial_condition[:, None] == known, allowed, log_p, votes)
+
+    @property
+    def scored(self) -> Array:
+        """One, or NaN where one condition tells nothing, (source,)."""
+        return np.where(self.allowed.sum(axis=1) > 1, 1.0, np.nan)
+
+    @property
+    def accuracy(self) -> Array:
+        """Balanced accuracy (level, source)."""
+        found = balanced_accuracy(self.truth[None], self.votes, self.allowed)[0]
+        return np.asarray(found * self.scored)
+
+
+def scores_of_pairs(pairs: Array, animals: Sequence[str]) -> dict[str, Array]:
+    """Scores by name from those of all pairs, (..., source, target), and their means.
+
+    There may be one source more than there are targets: all other animals together.
+    """
+    n = len(animals)
+    own = np.diagonal(pairs[..., :n, :], axis1=-2, axis2=-1)
+    cross = np.where(np.eye(n, dtype=bool), np.nan, pairs[..., :n, :])
+    between, within = pairs_of_animals(cross, animals)
+    found = {
+        "own": own,
+        "cross": cross,
+        "mean_own": known_mean(over_animals(own, animals), -1),
+        "mean_cross": known_mean(between, (-2, -1)),
+    }
+    if pairs.shape[-2] > n:
+        found["pooled"] = pairs[..., n, :]
+        found["mean_pooled"] = known_mean(over_animals(found["pooled"], animals), -1)
+    if len(names_of(animals)) < n:
+        found["cross_within"] = within
+        found["mean_cross_within"] = known_mean(within, -1)
+    return found
 
 
 def windows_by_subject(latents: xr.DataArray, by: str) -> dict[str, Windows]:
@@ -155,9 +271,9 @@ def tally(log_p: Array, part: Windows) -> Array:
     """How many windows, and whole trials, of each trial go to each condition."""
     n_trials, n_conditions = len(part.trial_ids), log_p.shape[1]
     votes = np.zeros((len(LEVELS), n_trials, n_conditions))
-    np.add.at(votes[0], (part.trial, log_p.argmax(axis=1)), 1)
-    summed = np.zeros((n_trials, n_conditions))
-    np.add.at(summed, part.trial, log_p)
+    chosen = part.trial * n_conditions + log_p.argmax(axis=1)
+    votes[0] = np.bincount(chosen, minlength=votes[0].size).reshape(votes[0].shape)
+    summed = np.stack([np.bincount(part.trial, column, n_trials) for column in log_p.T], axis=1)
     votes[1, np.arange(n_trials), summed.argmax(axis=1)] = 1
     return votes
 
@@ -184,10 +300,12 @@ def accuracy_by_time(log_p: Array, part: Windows, known: NDArray[Any], times: Ar
     """Balanced accuracy of the windows at each time; NaN where there are none."""
     truth = (part.condition[:, None] == known) & np.isfinite(log_p).any(axis=0)
     hit = known[log_p.argmax(axis=1)] == part.condition
-    at = np.searchsorted(times, part.time)
-    hits, total = np.zeros((len(times), len(known))), np.zeros((len(times), len(known)))
-    np.add.at(hits, at, truth * hit[:, None])
-    np.add.at(total, at, truth)
+    shape = len(times), len(known)
+    cell = np.searchsorted(times, part.time) * len(known) + truth.argmax(axis=1)
+    asked = truth.any(axis=1)
+    total, hits = (
+        np.bincount(cell, weight, np.prod(shape)).reshape(shape) for weight in (asked, asked & hit)
+    )
     recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
     n = (total > 0).sum(axis=1)
     return np.where(n > 0, recall.sum(axis=1) / np.maximum(n, 1), np.nan)

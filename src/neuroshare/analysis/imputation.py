@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -357,9 +358,13 @@ class TargetWindows:
             spikes=spikes,
         )
 
+    @cached_property
+    def _sums(self) -> Array:
+        return np.asarray(np.einsum("wul->wu", self.counts))
+
     def sums(self) -> Array:
         """Counts of whole windows, (window, unit)."""
-        return np.asarray(self.counts.sum(axis=2))
+        return self._sums
 
     def once(self, values: NDArray[Any]) -> NDArray[Any]:
         """Rows of `values` with every trial and time once."""
@@ -376,9 +381,9 @@ class TargetWindows:
 
     def per_trial(self, values: Array) -> Array:
         """Weighted sums over the windows of each trial, (trial, unit)."""
-        total = np.zeros((len(self.trial_ids), values.shape[1]))
-        np.add.at(total, self.trial, values * self.weight[:, None])
-        return total
+        of_trials = np.zeros((len(self.trial_ids), len(self.trial)))
+        of_trials[self.trial, np.arange(len(self.trial))] = self.weight
+        return of_trials @ values
 
     def measure(self, mean: Array, where: Array | None = None) -> Array:
         """What gains (window, unit) are in proportion to, of the windows `where` is known.
@@ -402,6 +407,9 @@ class TargetWindows:
             error = np.square(self.counts - expected).sum(axis=2)
             gain = np.square(self.counts - mean[:, None]).sum(axis=2) - error
         else:
+            first = expected[:, :, :1]
+            if ((expected == first) | np.isnan(first)).all():  # one rate for all lags
+                expected = first
             rate = np.maximum(expected, 1e-3 * mean[:, None])
             if expected.shape[2] == 1:
                 logs = self.sums() * np.log(rate[:, :, 0] / mean)
@@ -451,8 +459,7 @@ def psth(
     cells, index = _cells(seen, held)
     y = seen.once(seen.sums())
     index_seen = index[: len(seen.time)][seen.repeat == 0]
-    total = np.zeros((cells, y.shape[1]))
-    np.add.at(total, index_seen, y)
+    total = np.eye(cells)[:, index_seen] @ y
     n = np.bincount(index_seen, minlength=cells)[:, None]
     if near is not None:
         shown = np.unique(np.concatenate([seen.condition, held.condition]))

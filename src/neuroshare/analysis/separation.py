@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.metrics import silhouette_score
 
 from neuroshare.analysis.classification import (
     LEVELS,
+    Answered,
     Classifier,
     Windows,
     accuracy_by_time,
-    answers,
     balanced_accuracy,
-    classifier_of_all,
-    tally,
+    classifiers_of_others,
+    scores_of_pairs,
     windows_by_subject,
 )
 from neuroshare.analysis.inference import (
@@ -217,9 +216,10 @@ def separation(
     told: list[str] = []
 
     several = pooled and len(set(animals)) > 1
-    taught = [np.isin(known, train[name].condition) for name in subjects]
-    shown = [taught[t] | np.isin(known, test[name].condition) for t, name in enumerate(subjects)]
     own_known = [Classifier(C).fit(train[name].z, train[name].condition) for name in subjects]
+    pooled_known = (
+        classifiers_of_others(own_known, list(train.values()), animals, C) if several else []
+    )
     times = np.unique(np.concatenate([part.time for part in test.values()]))
     n, n_known = len(subjects), len(known)
     n_sources = n + several  # the last one is all other animals together
@@ -238,24 +238,13 @@ def separation(
     seeds = np.random.SeedSequence(seed).spawn(n)
     for t, name in enumerate(subjects):
         part = test[name]
-        classifiers = list(own_known)
-        if several:
-            others = [s for s in range(n) if animals[s] != animals[t]]
-            classifiers.append(
-                classifier_of_all(others, own_known, [train[subjects[s]] for s in others], C)
-            )
-        allowed = np.stack([np.isin(known, one.classes_) & shown[t] for one in classifiers])
+        answered = Answered.of([*own_known, *pooled_known[t : t + 1]], part, known, train[name])
+        truth, allowed, votes = answered.truth, answered.allowed, answered.votes
+        scored = answered.scored
         n_conditions[:, t] = allowed.sum(axis=1)
-        tallies = []
-        for s, one in enumerate(classifiers):
-            log_p = answers(one, part.z, known, allowed[s])
-            tallies.append(tally(log_p, part))
-            if s < n:
-                time_course[s, t] = accuracy_by_time(log_p, part, known, times)
-        votes = np.stack(tallies, axis=1)  # (level, source, trial, predicted)
-        truth = part.trial_condition[:, None] == known  # (trial, condition)
-        scored = np.where(n_conditions[:, t] > 1, 1.0, np.nan)  # one condition tells nothing
-        accuracy[:, :, t] = balanced_accuracy(truth[None], votes, allowed)[0] * scored
+        accuracy[:, :, t] = answered.accuracy
+        for s, log_p in enumerate(answered.log_p[:n]):
+            time_course[s, t] = accuracy_by_time(log_p, part, known, times)
         confusion[:, t] = np.einsum("ic,sik->sck", truth, votes[1, :n]).astype(int)
         # Windows of a trial are no samples: each trial counts once, with the share that is right.
         share = votes / np.maximum(votes.sum(axis=3, keepdims=True), 1)
@@ -303,11 +292,11 @@ def separation(
         "time_course": (("source", "target", "time"), time_course),
         "silhouette": (("subject",), [_silhouette(test[name]) for name in subjects]),
     }
-    for name, values in _scores(chance, animals).items():
+    for name, values in scores_of_pairs(chance, animals).items():
         if not name.endswith("cross_within"):
             found[f"chance_{name}"] = (DIMS[name], values)
-    means = _scores(accuracy, animals)
-    ends = _scores(bounds, animals)
+    means = scores_of_pairs(accuracy, animals)
+    ends = scores_of_pairs(bounds, animals)
     for name, values in means.items():
         found[name] = (("level", *DIMS[name]), values)
         if not name.startswith("mean") and name != "cross_within":
@@ -315,7 +304,7 @@ def separation(
     for name, values in mean_intervals(accuracy, noise, animals).items():
         found[f"{name}_interval"] = (("bound", "level"), of_shares(values))
 
-    above = _scores(accuracy - chance, animals)
+    above = scores_of_pairs(accuracy - chance, animals)
     for name in KINDS[: 2 + several]:
         per_animal = _per_animal(above[name], animals)
         p = [np.nan if joint else sign_flip(values)[0] for values in per_animal]
@@ -337,7 +326,7 @@ def separation(
         ]
         attrs["null_reason"] = " ".join(reasons)
         told += _cautions(subjects, by, kinds, reasons, nulls)
-    for name, values in _scores(boot, animals).items() if n_bootstraps else ():
+    for name, values in scores_of_pairs(boot, animals).items() if n_bootstraps else ():
         if not name.startswith("mean") and name != "cross_within":
             found[f"sample_{name}"] = (("sample", "level", *DIMS[name]), values)
     told = [JOINT, *told] if joint else told
@@ -395,30 +384,6 @@ def _asked(null: HowNull, found: Kind, kind: Kind) -> str:
     return f" {how} all the same, as asked for (null={null!r})."
 
 
-def _scores(pairs: Array, animals: Sequence[str]) -> dict[str, Array]:
-    """Scores by name from those of all pairs, (..., source, target), and their means.
-
-    There may be one source more than there are targets: all other animals together.
-    """
-    n = len(animals)
-    own = np.diagonal(pairs[..., :n, :], axis1=-2, axis2=-1)
-    cross = np.where(np.eye(n, dtype=bool), np.nan, pairs[..., :n, :])
-    between, within = pairs_of_animals(cross, animals)
-    found = {
-        "own": own,
-        "cross": cross,
-        "mean_own": known_mean(over_animals(own, animals), -1),
-        "mean_cross": known_mean(between, (-2, -1)),
-    }
-    if pairs.shape[-2] > n:
-        found["pooled"] = pairs[..., n, :]
-        found["mean_pooled"] = known_mean(over_animals(found["pooled"], animals), -1)
-    if len(names_of(animals)) < n:
-        found["cross_within"] = within
-        found["mean_cross_within"] = known_mean(within, -1)
-    return found
-
-
 def _per_animal(values: Array, animals: Sequence[str]) -> Array:
     """Values (level, subject) or (level, source, target) as one of each (target) animal."""
     if values.ndim == 2:
@@ -455,8 +420,8 @@ def mean_intervals(pairs: Array, noise: Array | None, animals: Sequence[str]) ->
     animals
         Of each subject.
     """
-    scores = _scores(pairs, animals)
-    unsure = None if noise is None else _scores(noise, animals)
+    scores = scores_of_pairs(pairs, animals)
+    unsure = None if noise is None else scores_of_pairs(noise, animals)
     sessions = np.array([animals.count(name) for name in names_of(animals)])
     found = {}
     for kind in KINDS:
@@ -488,7 +453,7 @@ def _tested(
     """P of each score and of the means, and their nulls."""
     p = np.stack([nulls[t].p(accuracy[..., t], scores) for t, scores in enumerate(drawn)], -1)
     found: dict[str, tuple[Any, Any]] = {}
-    for name, values in _scores(np.where(none, np.nan, p), animals).items():
+    for name, values in scores_of_pairs(np.where(none, np.nan, p), animals).items():
         if name in KINDS:
             found[f"p_{name}"] = (("level", *DIMS[name]), values)
     which, complete = draws_of_means(nulls, n, np.random.default_rng([seed, len(nulls)]))
@@ -496,8 +461,8 @@ def _tested(
     # A target without a p stays at what was observed: the mean is then a little conservative.
     every = prod(one.n_distinct for one in nulls)
     of_means = Null(which, every, complete, "")
-    observed = _scores(accuracy, animals)
-    for name, values in _scores(together, animals).items():
+    observed = scores_of_pairs(accuracy, animals)
+    for name, values in scores_of_pairs(together, animals).items():
         if name != "cross_within":
             found[f"null_{name}"] = (("permutation", "level", *DIMS[name]), values)
         if name.startswith("mean"):
@@ -552,9 +517,28 @@ def _cautions(
 
 
 def _silhouette(part: Windows) -> float:
+    """Mean silhouette (Rousseeuw 1987) of windows, of Euclidean distances."""
     n = len(np.unique(part.condition))
     if not 1 < n < len(part.z):
         return float("nan")
     # Quadratic in windows: a few thousand of them tell as much.
     step = -(-len(part.z) // 4000)
-    return float(silhouette_score(part.z[::step], part.condition[::step]))
+    z, codes = part.z[::step], np.unique(part.condition[::step], return_inverse=True)[1]
+    member = np.eye(codes.max() + 1)[codes]
+    found = member.sum(axis=0)
+    squares = np.einsum("ij,ij->i", z, z)
+    total = 0.0
+    for rows in (slice(first, first + 256) for first in range(0, len(z), 256)):
+        distance = (-2 * z[rows]) @ z.T
+        distance += squares[rows, None]
+        distance += squares
+        distance[np.arange(len(distance)), np.arange(len(z))[rows]] = 0.0
+        np.sqrt(np.maximum(distance, 0.0, out=distance), out=distance)
+        sums = distance @ member
+        own = member[rows].astype(bool)
+        alone = found[codes[rows]] == 1
+        within = sums[own] / np.maximum(found[codes[rows]] - 1, 1)
+        nearest = np.where(own, np.inf, sums / found).min(axis=1)
+        widest = np.maximum(np.maximum(within, nearest), np.finfo(float).tiny)
+        total += np.where(alone, 0.0, (nearest - within) / widest).sum()
+    return float(total / len(z))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,10 @@ from scipy.linalg import eigh
 from scipy.sparse import csr_array, eye_array
 from sklearn.utils.extmath import randomized_svd
 
+from neuroshare.windows.paired import PairedWindows
+
 Array = NDArray[np.float64]
+Features = Literal["sum", "window"]
 Meetings = dict[tuple[str, str], Any]
 """How often trials met, (trial, trial) of each pair of subjects, dense or sparse."""
 
@@ -188,3 +191,35 @@ def srm(covariance: dict[tuple[str, str], Array], k: int) -> dict[str, Array]:
         if moved <= 1e-7:
             break
     return dict(zip(names, np.split(maps, cuts), strict=True))
+
+
+_AT_ONCE = 1 << 17
+"""Values of bins."""
+
+
+def features_of(
+    paired: PairedWindows, name: str, positions: NDArray[np.int64], kind: Features, root: bool
+) -> Array:
+    """(Square-root) counts of every window of the given trials, (trial, start, feature)."""
+    values = paired.activity(name, positions)
+    if root and values.size and values.min() < 0:
+        raise ValueError(
+            f"LinearAlignment takes square roots of counts, but {name!r} has minimum "
+            f"{values.min():.3g}. Give counts, or fit with root=False."
+        )
+    first, last = paired.first_bins[[0, -1]]
+    if kind == "sum":
+        sums = np.zeros((len(values), len(paired.first_bins), values.shape[1]))
+        # Some trials at a time, so that their roots stay in the processor's cache.
+        n = max(_AT_ONCE // max(values[:1].size, 1), 1)
+        for some in (slice(begin, begin + n) for begin in range(0, len(values), n)):
+            of_bins = np.asarray(values[some], float)
+            of_bins = (np.sqrt(of_bins) if root else of_bins).transpose(0, 2, 1)
+            for lag in range(paired.width):
+                sums[some] += of_bins[:, first + lag : last + lag + 1 : paired.step]
+        return sums
+    values = np.asarray(values, float)
+    values = np.sqrt(values) if root else values
+    windows = np.lib.stride_tricks.sliding_window_view(values, paired.width, axis=2)
+    windows = windows[:, :, paired.first_bins].swapaxes(1, 2)  # (trial, start, unit, lag)
+    return windows.reshape(*windows.shape[:2], -1)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from neuroshare.models.alignment import Array
@@ -19,21 +18,22 @@ from neuroshare.models.held_out import (
     N_SETTLED,
     Codes,
     Criterion,
+    between_subjects,
     most_widths,
     own_and_cross,
     score_of,
 )
-from neuroshare.models.inputs import Kind, grouped_sums
+from neuroshare.models.inputs import Kind
 from neuroshare.models.linear_start import (
+    FIRST_LATENTS,
     WEIGHTINGS,
-    Moments,
     Weighting,
-    aligned_maps,
-    moments_of,
+    maps_of,
     most_latents,
-    own_maps,
 )
+from neuroshare.models.moments import Features, Moments
 from neuroshare.support.files import write_whole
+from neuroshare.support.parallel import Executor, run_each
 from neuroshare.vae.train import Verdict
 from neuroshare.windows.paired import PairedWindows
 
@@ -53,6 +53,14 @@ HOPELESS = ((150, 0.3), (300, 0.1))
 share above that of the aligned start."""
 RANDOM_LATENTS = 16
 """At least, of networks that start at random: a nonlinear code may need more than a linear one."""
+
+
+Both = tuple[float, float]
+"""Own and cross accuracy."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_Encoders = Mapping[str, tuple[Array, Array]]
+"""By subject: what is taken from features, (feature,), and their map, (feature, latent)."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +160,7 @@ def is_auto(value: object) -> bool:
 
 def choose_start(
     folds: Sequence[tuple[PairedWindows, PairedWindows]],
+    whole: tuple[PairedWindows, PairedWindows],
     roots: Mapping[str, bool],
     *,
     latent_dims: Sequence[int],
@@ -160,6 +169,7 @@ def choose_start(
     shares: bool,
     seed: int,
     progress: bool,
+    executor: int | Executor | None = None,
 ) -> Choice:
     """Choose the linear start that separates conditions best on held-out trials.
 
@@ -173,6 +183,8 @@ def choose_start(
     ----------
     folds
         Training and validation parts.
+    whole
+        Windows that hold the training and the validation trials of all folds.
     roots
         Whether the encoder of a subject sees square roots.
     latent_dims, parts, weightings
@@ -183,47 +195,38 @@ def choose_start(
         Of starts that subjects do not share.
     progress
         Show a progress bar.
+    executor
+        Where folds are tried, see `run_each`; None: in this process, one after another.
     """
     first = folds[0][0].thinned()
-    criterion = Criterion(first.targets)
     widths = sorted({min(k, most_widths(first)) for k in latent_dims})
-    found: dict[Start, list[tuple[float, float]]] = {}
-    with tqdm(
-        total=len(folds) * len(parts), disable=not progress, unit="start", desc="choose"
-    ) as bar:
-        for train, held_out in folds:
-            for n_parts in parts:
-                fitted, out = (
-                    _features(part.thinned(), roots, n_parts) for part in (train, held_out)
-                )
-                moments = {
-                    name: moments_of(train.thinned(), name, roots[name], n_parts)
-                    for name in train.subjects
-                }
-                for weighting in weightings:
-                    maps = _maps(moments, weighting, max(widths), shares, seed)
-                    codes = [_codes(part, moments, maps) for part in (fitted, out)]
-                    there = next(iter(maps.values())).shape[1]
-                    for k in (k for k in widths if k <= there):
-                        start = Start(n_parts, weighting, k)
-                        few = [{n: (z[..., :k], y) for n, (z, y) in p.items()} for p in codes]
-                        accuracy = criterion.quick(few[0], few[1])
-                        found.setdefault(start, []).append(own_and_cross(accuracy))
-                bar.update()
-    complete = {start: np.array(s) for start, s in found.items() if len(s) == len(folds)}
-    weight = np.array([0.5, 0.5]) if shares and len(first.subjects) > 1 else np.array([1.0, 0.0])
-    scores = {start: np.nan_to_num(s) @ weight for start, s in complete.items()}
-    # The discriminant may prefer other parts than the classifier, so that none is left out.
-    settled = []
-    for n_parts in parts:
-        ranked = sorted(
-            (start for start in scores if start.parts == n_parts),
-            key=lambda start: -scores[start].mean(),
-        )
-        settled += ranked[:N_SETTLED]
-    if len(settled) > 1:
-        complete |= _classified(folds, roots, settled, shares, seed)
-        scores |= {start: np.nan_to_num(complete[start]) @ weight for start in settled}
+    tried = _Folds(folds, whole, roots, weightings, widths, shares, seed)
+    places = [(n_parts, fold) for n_parts in parts for fold in range(len(folds))]
+    with tqdm(total=2 * len(places), disable=not progress, unit="start", desc="choose") as bar:
+        found: dict[Start, list[Both]] = {}
+        for scored in _each(_quick, tried, places, executor, bar):
+            for start, both in scored.items():
+                found.setdefault(start, []).append(both)
+        complete = {start: np.array(s) for start, s in found.items() if len(s) == len(folds)}
+        own_only = not shares or len(first.subjects) == 1
+        weight = np.array([1.0, 0.0] if own_only else [0.5, 0.5])
+        scores = {start: np.nan_to_num(s) @ weight for start, s in complete.items()}
+        # The discriminant may prefer other parts than the classifier, so that none is left out.
+        settled: list[Start] = []
+        for n_parts in parts:
+            ranked = sorted(
+                (start for start in scores if start.parts == n_parts),
+                key=lambda start: -scores[start].mean(),
+            )
+            settled += ranked[:N_SETTLED]
+        if len(settled) > 1:
+            again: dict[Start, list[Both]] = {start: [] for start in settled}
+            asked = [(fold, [s for s in settled if s.parts == n]) for n, fold in places]
+            for scored in _each(_settled, tried, asked, executor, bar):
+                for start, both in scored.items():
+                    again[start].append(both)
+            complete |= {start: np.array(both) for start, both in again.items()}
+            scores |= {start: np.nan_to_num(complete[start]) @ weight for start in settled}
     best = max(settled, key=lambda start: scores[start].mean())
     table = [
         _row("start", start.row(), 0, scores[start], complete[start], start == best)
@@ -321,7 +324,8 @@ def _of_targets(values: Array, shares: bool) -> list[Array]:
     own = np.einsum("ftt->ft", values)
     if not shares or n == 1:
         return [own]
-    return [own, (values.sum(axis=1) - own) / (n - 1)]
+    between = between_subjects(n)
+    return [own, np.where(between, values, 0.0).sum(axis=1) / between.sum(axis=0)]
 
 
 def _mean_and_error(values: Array) -> tuple[float, float]:
@@ -329,50 +333,119 @@ def _mean_and_error(values: Array) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / np.sqrt(values.size))
 
 
-def _maps(
-    moments: Mapping[str, Moments], weighting: Weighting, width: int, shares: bool, seed: int
-) -> dict[str, Array]:
-    if shares:
-        return aligned_maps(moments, weighting, min(width, most_latents(moments)))
-    return {name: own_maps(m, width, weighting, name, seed) for name, m in moments.items()}
+def _each(
+    task: Callable[[_Folds, Item], Result],
+    tried: _Folds,
+    items: Sequence[Item],
+    executor: int | Executor | None,
+    bar: Any,
+) -> list[Result]:
+    """Results in order, here or by an executor."""
+    if executor is None:  # which may itself be a task of another
+        found = dict(enumerate(_shown((task(tried, item) for item in items), bar)))
+    else:
+        found = dict(_shown(run_each(task, tried, items, executor), bar))
+    return [found[position] for position in range(len(items))]
 
 
-def _classified(
-    folds: Sequence[tuple[PairedWindows, PairedWindows]],
-    roots: Mapping[str, bool],
-    starts: Sequence[Start],
-    shares: bool,
-    seed: int,
-) -> dict[Start, Array]:
-    """Own and cross accuracy of starts in every fold, (fold, 2), as `separation` scores them."""
-    found: dict[Start, list[tuple[float, float]]] = {start: [] for start in starts}
-    for fold in folds:
-        train, held_out = (part.thinned() for part in fold)
-        criterion = Criterion(train.targets)
-        for n_parts in dict.fromkeys(start.parts for start in starts):
-            moments = {n: moments_of(train, n, roots[n], n_parts) for n in train.subjects}
-            features = [_features(part, roots, n_parts) for part in (train, held_out)]
-            for start in (start for start in starts if start.parts == n_parts):
-                maps = _maps(moments, start.weighting, start.latent_dim, shares, seed)
-                codes = (_codes(part, moments, maps) for part in features)
-                found[start].append(own_and_cross(criterion.settled(*codes)[0]))
-    return {start: np.array(scores) for start, scores in found.items()}
+def _shown(results: Iterable[Result], bar: Any) -> Iterator[Result]:
+    for result in results:
+        bar.update()
+        yield result
 
 
-def _codes(features: Codes, moments: Mapping[str, Moments], maps: Mapping[str, Array]) -> Codes:
+def _quick(tried: _Folds, place: tuple[int, int]) -> dict[Start, Both]:
+    """Own and cross accuracy of all starts of a number of parts, in one fold."""
+    n_parts, fold = place
+    criterion = Criterion(tried.folds[0][0].thinned().targets)
+    seen = tried.seen(n_parts, fold)
+    scores = {}
+    for weighting in tried.weightings:
+        encoders = tried.widest(n_parts, fold, weighting)
+        codes = [_codes(part, encoders) for part in seen]
+        there = next(iter(encoders.values()))[1].shape[1]
+        for k in (k for k in tried.widths if k <= there):
+            few = [{n: (z[..., :k], y) for n, (z, y) in part.items()} for part in codes]
+            accuracy = criterion.quick(few[0], few[1])
+            scores[Start(n_parts, weighting, k)] = own_and_cross(accuracy)
+    return scores
+
+
+def _settled(tried: _Folds, asked: tuple[int, Sequence[Start]]) -> dict[Start, Both]:
+    """Own and cross accuracy of some starts in one fold, as `separation` scores them.
+
+    All of them are of one number of parts.
+    """
+    fold, starts = asked
+    criterion = Criterion(tried.folds[0][0].thinned().targets)
+    seen = tried.seen(starts[0].parts, fold) if starts else ()
+    scores = {}
+    for start in starts:
+        encoders = tried.encoders(fold, start)
+        codes = (_codes(part, encoders) for part in seen)
+        scores[start] = own_and_cross(criterion.settled(*codes)[0])
+    return scores
+
+
+@dataclass
+class _Folds:
+    """Where starts are tried. What was read, and maps that were made, are kept where they were."""
+
+    folds: Sequence[tuple[PairedWindows, PairedWindows]]
+    whole: tuple[PairedWindows, PairedWindows]
+    roots: Mapping[str, bool]
+    weightings: Sequence[Weighting]
+    widths: Sequence[int]
+    shares: bool
+    seed: int
+    _read: dict[tuple[int, int], Features] = field(default_factory=dict)
+    _moments: dict[tuple[int, int], dict[str, Moments]] = field(default_factory=dict)
+    _widest: dict[tuple[int, int, Weighting], _Encoders] = field(default_factory=dict)
+
+    def features(self, n_parts: int, part: int) -> Features:
+        """Of training (0) or validation trials (1)."""
+        part = 0 if self.whole[1] is self.whole[0] else part
+        if (n_parts, part) not in self._read:
+            self._read[n_parts, part] = Features(self.whole[part], self.roots, n_parts)
+        return self._read[n_parts, part]
+
+    def seen(self, n_parts: int, fold: int) -> tuple[Codes, Codes]:
+        """Features and conditions of both parts of a fold."""
+        train, held_out = self.folds[fold]
+        return self.features(n_parts, 0).of(train), self.features(n_parts, 1).of(held_out)
+
+    def moments(self, n_parts: int, fold: int) -> dict[str, Moments]:
+        """Of the training trials of a fold; those of the last one are kept, for they are large."""
+        if (n_parts, fold) not in self._moments:
+            found = self.features(n_parts, 0).moments(self.folds[fold][0])
+            self._moments = {(n_parts, fold): found}
+        return self._moments[n_parts, fold]
+
+    def widest(self, n_parts: int, fold: int, weighting: Weighting) -> _Encoders:
+        """Encoders to the most latents."""
+        key = n_parts, fold, weighting
+        if key not in self._widest:
+            self._widest[key] = self._encoders(n_parts, fold, weighting, max(self.widths))
+        return self._widest[key]
+
+    def encoders(self, fold: int, start: Start) -> _Encoders:
+        """Encoders of a start."""
+        k = start.latent_dim
+        if not self.shares or k < FIRST_LATENTS:  # not the first latents of the wider map
+            return self._encoders(start.parts, fold, start.weighting, k)
+        wide = self.widest(start.parts, fold, start.weighting)
+        return {n: (loc, maps[:, :k]) for n, (loc, maps) in wide.items()}
+
+    def _encoders(self, n_parts: int, fold: int, weighting: Weighting, width: int) -> _Encoders:
+        moments = self.moments(n_parts, fold)
+        width = min(width, most_latents(moments)) if self.shares else width
+        maps = maps_of(moments, weighting, width, alone=not self.shares, seed=self.seed)
+        return {name: (moments[name].loc, of) for name, of in maps.items()}
+
+
+def _codes(features: Codes, encoders: _Encoders) -> Codes:
     """Latents of features, by subject."""
-    return {n: ((x - moments[n].loc) @ maps[n], y) for n, (x, y) in features.items()}
-
-
-def _features(
-    paired: PairedWindows, roots: Mapping[str, bool], n_parts: int
-) -> dict[str, tuple[Array, NDArray[np.int64]]]:
-    """What encoders see of all windows, (trial, start, feature), and conditions."""
-    features = {}
-    for name in paired.subjects:
-        sums = np.concatenate([part for _, part in grouped_sums(paired, name, n_parts)])
-        features[name] = (np.sqrt(sums) if roots[name] else sums, paired.codes(name))
-    return features
+    return {n: ((x - encoders[n][0]) @ encoders[n][1], y) for n, (x, y) in features.items()}
 
 
 def _row(

@@ -42,6 +42,7 @@ from neuroshare.models.held_out import (
 from neuroshare.models.linear_start import WEIGHTINGS
 from neuroshare.models.saving import settings_as_json
 from neuroshare.models.trained import KINDS, Untrained, architecture_of, begun, check_activity
+from neuroshare.support.parallel import Executor
 from neuroshare.support.threads import one_blas_thread
 from neuroshare.vae import train as training_loop
 from neuroshare.vae.experts import normal
@@ -67,6 +68,7 @@ def chosen(
     device: torch.device,
     path: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    executor: int | Executor | None = None,
 ) -> Choice:
     """Choose what parameters of `SharedLatentModel` leave to choose.
 
@@ -85,6 +87,8 @@ def chosen(
         File in which to keep what was chosen, for a fit that is interrupted.
     progress
         Show progress bars.
+    executor
+        Where starts are tried, see `run_each`.
     """
     names = {"latent_dim": "latent_dim", "inputs": "inputs", "init": "init", "epochs": "steps"}
     given = tuple(names[key] for key in names if not is_auto(params[key]))
@@ -111,7 +115,7 @@ def chosen(
     if path is not None and (kept := read_choice(path, mark)) is not None:
         return kept
     with one_blas_thread():
-        choice = _start(params, train, validation, first, progress)
+        choice = _start(params, train, validation, first, progress, executor)
     if is_auto(params["epochs"]):
         choice = _steps(params, train, validation, device, choice, progress)
     if path is not None:
@@ -125,6 +129,7 @@ def _start(
     validation: PairedWindows | None,
     first: Choice,
     progress: bool,
+    executor: int | Executor | None,
 ) -> Choice:
     """Choose latents and inputs, where they are to be chosen, and the weighting of the start."""
     objective = resolved(params["objective"])
@@ -141,6 +146,7 @@ def _start(
     fixed = not is_auto(params["latent_dim"])
     found = choose_start(
         folds_of(train, validation, N_FOLDS, params["seed"]),
+        (train, train if validation is None else validation),
         roots,
         latent_dims=[params["latent_dim"]] if fixed else WIDTHS,
         parts=parts,
@@ -148,6 +154,7 @@ def _start(
         shares=objective.shares and len(train.subjects) > 1,
         seed=params["seed"],
         progress=progress,
+        executor=executor,
     )
     return replace(
         found,

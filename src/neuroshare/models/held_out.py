@@ -27,6 +27,9 @@ N_FOLDS_OF_BEHAVIOR = 3
 """Sessions without trials have so many windows that a fold says more."""
 N_SETTLED = 4
 """Starts between which the classifier of `separation` decides."""
+MOST_TARGETS = 10
+"""Of each source, beside itself: with more subjects all pairs of them would take longer than all
+else. Every subject is as often a source as a target."""
 _TEMPERATURES = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
 """By which the evidence of a trial is divided: its windows are not independent."""
 
@@ -104,9 +107,20 @@ def score_of(accuracy: Array, shares: bool) -> float:
 
 def own_and_cross(accuracy: Array) -> tuple[float, float]:
     """Mean accuracies (source, target) within and between subjects."""
-    own = np.eye(len(accuracy), dtype=bool)
-    between = accuracy[~own]
-    return float(accuracy[own].mean()), float(between.mean()) if between.size else float("nan")
+    between = accuracy[between_subjects(len(accuracy))]
+    return float(np.diag(accuracy).mean()), float(between.mean()) if between.size else float("nan")
+
+
+def between_subjects(n: int) -> NDArray[np.bool_]:
+    """Which pairs of n subjects are scored, (source, target); other pairs are NaN."""
+    places = np.arange(n)
+    apart = (places - places[:, None]) % n
+    return np.asarray((apart > 0) & (apart <= MOST_TARGETS))
+
+
+def _targets(source: int, n: int) -> list[int]:
+    """Targets of a source among n subjects, itself the first."""
+    return [(source + k) % n for k in range(min(n, MOST_TARGETS + 1))]
 
 
 def discriminant_accuracy(fitted: Codes, held_out: Codes, shrinkage: float = 0.01) -> Array:
@@ -158,10 +172,11 @@ def _of_pairs(
     the true ones (trial,).
     """
     found = np.full((len(fitted), len(fitted)), np.nan)
-    for i, source in enumerate(fitted):
+    names = list(fitted)
+    for i, source in enumerate(names):
         known, slopes, offset = _discriminant(*fitted[source], shrinkage)
-        for j, target in enumerate(fitted):
-            z, y = held_out[target]
+        for j in _targets(i, len(names)):
+            z, y = held_out[names[j]]
             found[i, j] = score(known, z @ slopes + offset, y)
     return found
 
@@ -193,8 +208,8 @@ def classified(fitted: Codes, held_out: Codes) -> tuple[Array, Array]:
         z, y = fitted[source]
         model = Classifier().fit(z.reshape(-1, z.shape[2]), np.repeat(y, z.shape[1]))
         known = model.classes_
-        for j, target in enumerate(names):
-            z, y = held_out[target]
+        for j in _targets(i, len(names)):
+            z, y = held_out[names[j]]
             log_p = model.log_probabilities(z.reshape(-1, z.shape[2]))
             log_p = log_p.reshape(len(y), -1, log_p.shape[1]).sum(axis=1)
             accuracy[i, j] = _balanced(known, log_p, y)

@@ -15,8 +15,10 @@ from neuroshare.models.alignment import (
     TOLERANCE,
     Array,
     Encoder,
+    Features,
     Meetings,
     covariances,
+    features_of,
     mcca,
     meetings_of,
     met_by,
@@ -49,7 +51,6 @@ from neuroshare.windows.paired import PairedWindows
 from neuroshare.windows.trials import are_counts
 
 Method = Literal["procrustes", "mcca", "srm"]
-Features = Literal["sum", "window"]
 
 Auto = Literal["auto"]
 
@@ -288,7 +289,7 @@ class LinearAlignment(Estimator):
         """Features (trial, start, feature) and conditions of all trials, by subject."""
         return {
             name: (
-                _features(
+                features_of(
                     paired, name, np.arange(paired.n_trials(name)), self.features, self.roots_[name]
                 ),
                 paired.codes(name),
@@ -327,7 +328,7 @@ class LinearAlignment(Estimator):
             conditions[name] = train.codes(name)[positions]
             weight = 1 / np.bincount(conditions[name])[conditions[name]]
             weight /= weight.sum()
-            x = _features(train, name, positions, self.features, self.roots_[name])
+            x = features_of(train, name, positions, self.features, self.roots_[name])
             mean = np.einsum("i,isf->f", weight, x) / x.shape[1]
             variance = np.einsum("i,isf->f", weight, (x - mean) ** 2) / x.shape[1]
             # A silent unit has no variance: it stays at zero, and its weight does not matter.
@@ -484,7 +485,7 @@ class LinearAlignment(Estimator):
         trials, index = np.unique(position[present], return_inverse=True)
         z = np.full((len(position), len(paired.first_bins), self.latent_dim_), np.nan)
         if len(trials):
-            x = _features(paired, name, trials, self._features, self.roots_[name])
+            x = features_of(paired, name, trials, self._features, self.roots_[name])
             z[present] = self.encoders_[name](x)[index]
         return z.reshape(-1, self.latent_dim_)
 
@@ -520,19 +521,23 @@ class LinearAlignment(Estimator):
         z = [self._encode(paired, name) for name in sources]
         observed = np.stack([~np.isnan(part[:, 0]) for part in z], axis=1)
         mean = self.mean_counts_[target]
-        expected = np.full((len(paired), mean.size), np.nan)
+        n_rates = 1 if self._features == "sum" else mean.shape[1]  # of a unit; or one of every lag
+        floor = _FLOOR * mean[:, :n_rates].ravel() if (mean > 0).all() else -np.inf
+        expected = np.full((len(paired), len(mean) * n_rates), np.nan)
         for pattern in np.unique(observed, axis=0):
             if not pattern.any():
                 continue
             rows = (observed == pattern).all(axis=1)
             there = np.flatnonzero(pattern)
-            names = tuple(sources[i] for i in there)
-            weights, offset = self._readout(names, target)
+            weights, offset = self._readout(tuple(sources[i] for i in there), target)
+            of_rates = np.arange(mean.size).reshape(mean.shape)[:, :n_rates].ravel()
             stacked = np.concatenate([z[i][rows] for i in there], axis=1)
-            expected[rows] = stacked @ weights + offset
-            if (mean > 0).all():  # counts: no rate is negative
-                expected[rows] = np.maximum(expected[rows], _FLOOR * mean.ravel())
-        return fitted.expected_counts(expected.reshape(-1, *mean.shape), paired, target, sources)
+            found = stacked @ weights[:, of_rates] + offset[of_rates]
+            expected[rows] = np.maximum(found, floor)  # counts: no rate is negative
+        of_lags = np.repeat(
+            expected.reshape(-1, len(mean), n_rates), mean.shape[1] // n_rates, axis=2
+        )
+        return fitted.expected_counts(of_lags, paired, target, sources)
 
     def _readout(self, sources: tuple[str, ...], target: str) -> tuple[Array, Array]:
         """Weights (source latents, unit x lag) and offset of the expected counts."""
@@ -567,28 +572,6 @@ class LinearAlignment(Estimator):
             np.repeat(encoder.scale, n),
             np.repeat(encoder.weights, n, axis=0),
         )
-
-
-def _features(
-    paired: PairedWindows, name: str, positions: NDArray[np.int64], kind: Features, root: bool
-) -> Array:
-    """(Square-root) counts of every window of the given trials, (trial, start, feature)."""
-    values = np.asarray(paired.activity(name, positions), float)
-    if root:
-        if values.size and values.min() < 0:
-            raise ValueError(
-                f"LinearAlignment takes square roots of counts, but {name!r} has minimum "
-                f"{values.min():.3g}. Give counts, or fit with root=False."
-            )
-        values = np.sqrt(values)
-    if kind == "sum":
-        sums = values[:, :, paired.first_bins]
-        for lag in range(1, paired.width):
-            sums += values[:, :, paired.first_bins + lag]
-        return np.ascontiguousarray(sums.swapaxes(1, 2))
-    windows = np.lib.stride_tricks.sliding_window_view(values, paired.width, axis=2)
-    windows = windows[:, :, paired.first_bins].swapaxes(1, 2)  # (trial, start, unit, lag)
-    return windows.reshape(*windows.shape[:2], -1)
 
 
 def _tables(paired: PairedWindows, n_repairs: int, seed: int) -> list[NDArray[np.int64]]:

@@ -16,12 +16,14 @@ from torch import Tensor
 from neuroshare.models.alignment import Array
 from neuroshare.models.inputs import Inputs, Statistics, as_tensor, grouped_sums
 from neuroshare.models.linear import LinearAlignment, Method
+from neuroshare.models.moments import TOLERANCE, Moments, moments_of
 from neuroshare.vae.likelihoods import Likelihood
 from neuroshare.windows.paired import PairedWindows
 
-_TOLERANCE = 1e-10
 _COMPONENTS, _RIDGE = 40, 0.5
 """Of the alignments that are not weighed feature by feature."""
+FIRST_LATENTS = 4
+"""Of a first map, by which features are weighed that others explain."""
 _MANY = 1000
 """Dimensions of all subjects together; the matrix of their products is not made beyond."""
 
@@ -256,19 +258,14 @@ def linear_starts(
     moments = {name: moments_of(train, name, root[name], n_groups) for name in train.subjects}
     means = {name: found.means for name, found in moments.items()}
     seen = {name: found.seen for name, found in moments.items()}
-    if alone:
-        maps = {
-            name: own_maps(found, latent_dim, weighting or WEIGHTINGS[0], name, seed)
-            for name, found in moments.items()
-        }
-    elif method == "mcca":
-        maps = aligned_maps(moments, weighting or WEIGHTINGS[0], latent_dim)
+    if alone or method == "mcca":
+        maps = maps_of(moments, weighting or WEIGHTINGS[0], latent_dim, alone=alone, seed=seed)
     else:
         aligned = LinearAlignment(method, latent_dim, _COMPONENTS, _RIDGE, seed=seed).fit(train)
         maps = {}
         for name, found in moments.items():
             # Learned on sums of roots; the roots of sums, standardised, stand in for them.
-            scale = np.sqrt(np.maximum(np.diag(found.covariance), 0)) + _TOLERANCE
+            scale = np.sqrt(np.maximum(np.diag(found.covariance), 0)) + TOLERANCE
             own = np.tile(aligned.encoders_[name].weights, (n_groups, 1))
             maps[name] = own / scale[:, None]
     latents = {n: means[n] @ maps[n] for n in moments}
@@ -291,10 +288,8 @@ def linear_starts(
         n = found.n_trials * n_independent
         precision = n * curvature[:, None, None] * variance + np.eye(latent_dim) / spread**2
         readout = np.linalg.solve(precision, n * product.T[:, :, None])[..., 0].T
-        # The network beside the map sees features between equal noise and equal variance.
-        scale = (found.variance + 0.05 * found.variance.mean() + _TOLERANCE) ** 0.25
-        weights = maps[name] * scale[:, None]
-        starts[name] = LinearStart(found.loc, scale, weights, readout)
+        scale = found.seen_scale
+        starts[name] = LinearStart(found.loc, scale, maps[name] * scale[:, None], readout)
     return starts
 
 
@@ -370,7 +365,7 @@ def code_gains(
     if n_others == 1:
         crossed = single
     # Latents that drive nothing keep a gain of one.
-    floor = 1e-3 * np.trace(single) / latent_dim + _TOLERANCE
+    floor = 1e-3 * np.trace(single) / latent_dim + TOLERANCE
     return target + floor, single + floor * np.eye(latent_dim), crossed + floor * np.eye(latent_dim)
 
 
@@ -381,66 +376,13 @@ def _curvature(likelihood: Likelihood | None, rate: Array, n_lags: int) -> Array
     return np.asarray(n_lags * likelihood.slope(as_tensor(rate / n_lags)).double().numpy())
 
 
-@dataclass(frozen=True)
-class Moments:
-    """What the start needs of one subject's features x and counts, with `loc` taken from x."""
-
-    n_trials: int
-    seen: NDArray[np.bool_]  # (condition,)
-    loc: Array  # (feature,), where every condition weighs the same
-    variance: Array  # (feature,), likewise
-    means: Array  # (condition, start, feature), zero where the condition is not seen
-    windows: Array  # (feature, feature), mean product over windows
-    trials: Array  # (feature, feature), mean product of the means of whole trials
-    covariance: Array  # (feature, feature), of windows
-    rate: Array  # (feature,), counts per window
-    counts: Array  # (condition, start, feature), their means
-
-
-def moments_of(train: PairedWindows, name: str, root: bool, n_groups: int = 1) -> Moments:
-    """Read the counts once, some trials at a time: there may be more than memory holds."""
-    codes = train.codes(name)
-    found = np.bincount(codes, minlength=len(train.conditions))
-    seen = found > 0
-    member = np.eye(len(found))[codes]
-    n_starts = len(train.first_bins)
-    n_windows = len(codes) * n_starts
-    near: Array | None = None
-    features = counts = second = squares = whole = np.zeros(())
-    for trials, sums in grouped_sums(train, name, n_groups):
-        x = np.sqrt(sums) if root else sums
-        if near is None:  # sums of squares lose their digits far from zero
-            near = x.mean((0, 1))
-        x = x - near
-        of = member[trials]
-        counts = counts + np.einsum("ic,isu->csu", of, sums, optimize=True)
-        features = features + np.einsum("ic,isu->csu", of, x, optimize=True)
-        squares = squares + np.einsum("ic,iu->cu", of, np.square(x).sum(1), optimize=True)
-        rows = x.reshape(-1, x.shape[2])
-        second = second + rows.T @ rows
-        of_trials = x.mean(1)
-        whole = whole + of_trials.T @ of_trials
-    assert near is not None
-    mean = features.sum((0, 1)) / n_windows
-    second, whole = second / n_windows, whole / len(codes)
-    each = np.maximum(found, 1)[:, None, None]
-    means = features / each
-    shift = means.sum(0).mean(0) / seen.sum()
-    square = (squares / each[:, 0]).sum(0) / seen.sum() / n_starts
-    crossed = np.outer(mean, shift)
-    about = np.outer(shift, shift) - crossed - crossed.T
-    return Moments(
-        n_trials=len(codes),
-        seen=seen,
-        loc=near + shift,
-        variance=np.maximum(square - shift**2, 0),
-        means=np.where(seen[:, None, None], means - shift, 0.0),
-        windows=second + about,
-        trials=whole + about,
-        covariance=second - np.outer(mean, mean),
-        rate=counts.sum((0, 1)) / n_windows,
-        counts=counts / each,
-    )
+def maps_of(
+    moments: Mapping[str, Moments], weighting: Weighting, latent_dim: int, *, alone: bool, seed: int
+) -> dict[str, Array]:
+    """Maps (feature, latent) of all subjects: aligned, or each `alone`."""
+    if not alone:
+        return aligned_maps(moments, weighting, latent_dim)
+    return {name: own_maps(m, latent_dim, weighting, name, seed) for name, m in moments.items()}
 
 
 def aligned_maps(
@@ -459,12 +401,11 @@ def aligned_maps(
         If there are fewer dimensions than latents.
     """
     scale = {
-        name: (found.variance + 0.05 * found.variance.mean() + _TOLERANCE)
-        ** (weighting.scaling / 2)
+        name: (found.variance + 0.05 * found.variance.mean() + TOLERANCE) ** (weighting.scaling / 2)
         for name, found in moments.items()
     }
     if weighting.sharing:
-        maps = _solved(moments, scale, weighting.ridge, min(latent_dim, 4))
+        maps = _solved(moments, scale, weighting.ridge, min(latent_dim, FIRST_LATENTS))
         codes = {name: found.means @ maps[name] for name, found in moments.items()}
         seen = {name: found.seen for name, found in moments.items()}
         for name, found in moments.items():
@@ -476,7 +417,7 @@ def aligned_maps(
             u = u[:, s > 1e-6 * s[:1].sum()]
             explained = np.square(u.T @ (m - m.mean(0))).sum(0) / max(len(m), 1)
             total = np.diag(found.windows)
-            share = (explained + 1e-6) / (total + 1e-3 * total.mean() + _TOLERANCE)
+            share = (explained + 1e-6) / (total + 1e-3 * total.mean() + TOLERANCE)
             scale[name] = scale[name] / share**weighting.sharing
     return _solved(moments, scale, weighting.ridge, latent_dim)
 
@@ -520,7 +461,7 @@ def _whitened(found: Moments, scale: Array, ridge: float) -> tuple[Array, Array]
     """Root of the own covariance (feature, feature); means in its coordinates (feature, cell)."""
     own = (found.windows + found.trials) / 2 / np.outer(scale, scale)
     level = np.trace(own) / len(own)
-    own[np.diag_indices_from(own)] += ridge * level + max(1e-8 * level, _TOLERANCE)
+    own[np.diag_indices_from(own)] += ridge * level + max(1e-8 * level, TOLERANCE)
     root = cholesky(own, lower=True)
     centred = found.means - found.means[found.seen].mean(0)
     cells = np.where(found.seen[:, None, None], centred, 0.0) / scale
@@ -565,7 +506,7 @@ def own_maps(found: Moments, latent_dim: int, weighting: Weighting, name: str, s
 
     The order of such latents, strongest first, is itself something that subjects would share.
     """
-    variance = found.variance + 0.05 * found.variance.mean() + _TOLERANCE
+    variance = found.variance + 0.05 * found.variance.mean() + TOLERANCE
     scale = variance ** (weighting.scaling / 2)
     root, white = _whitened(found, scale, weighting.ridge)
     u = np.linalg.svd(white, full_matrices=False)[0][:, :latent_dim]
@@ -581,7 +522,7 @@ def _unit_variance(maps: Array, found: Moments) -> Array:
     """Let codes have unit variance over windows."""
     variance = np.einsum("uk,uv,vk->k", maps, found.covariance, maps, optimize=True)
     spread = np.sqrt(np.maximum(variance, 0))
-    spread[spread < _TOLERANCE] = 1.0
+    spread[spread < TOLERANCE] = 1.0
     return np.asarray(maps / spread)
 
 

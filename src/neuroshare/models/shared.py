@@ -42,6 +42,7 @@ from neuroshare.models.trained import (
     labelled,
 )
 from neuroshare.support.checks import brief, require, require_whole
+from neuroshare.support.parallel import Executor
 from neuroshare.vae import train as training_loop
 from neuroshare.vae.history import History
 from neuroshare.vae.likelihoods import Likelihood
@@ -208,6 +209,7 @@ class SharedLatentModel(Generative, Estimator):
         validation: PairedWindows | float | None = None,
         *,
         checkpoint: str | os.PathLike[str] | None = None,
+        executor: int | Executor | None = None,
     ) -> Self:
         """Fit to the training windows.
 
@@ -224,6 +226,10 @@ class SharedLatentModel(Generative, Estimator):
         checkpoint
             File to which the state goes now and then; if it exists, fitting continues from it. What
             was chosen is kept beside it.
+        executor
+            Where starts are tried on inner folds, as in `sweep`: None, a number of processes, a
+            Dask client, or an object whose `submit` returns futures. On a CPU the same is chosen
+            everywhere.
 
         Raises
         ------
@@ -233,7 +239,7 @@ class SharedLatentModel(Generative, Estimator):
             If the data do not suit the settings, or a checkpoint belongs to a fit with other
             settings or other data.
         """
-        start, choice = self._prepared(train, validation, checkpoint)
+        start, choice = self._prepared(train, validation, checkpoint, executor)
         windows = ResidentWindows(start.train, self._device())
         training = replace(self._training(choice, len(windows)), checkpoint=checkpoint)
         if start.has_own_encoders:  # which may wait for the device
@@ -274,13 +280,15 @@ class SharedLatentModel(Generative, Estimator):
         train: PairedWindows,
         validation: PairedWindows | float | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
+        executor: int | Executor | None = None,
     ) -> tuple[Untrained, Choice]:
         """Networks at their start, on the device, and what was chosen of what is left to choose."""
         train, validation = self._parts(train, validation)
         # What is changed afterwards is not what was fitted.
         params = copy.deepcopy(self.get_params(deep=False))
         path = None if checkpoint is None else f"{os.fspath(checkpoint)}.choice.json"
-        choice = chosen(params, train, validation, self._device(), path, self.progress)
+        device = self._device()
+        choice = chosen(params, train, validation, device, path, self.progress, executor)
         resolved = choice.resolve(params)
         start = begun(resolved, train, validation, self._device(), choice.weighting)
         return replace(start, params=params), choice

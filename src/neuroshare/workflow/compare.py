@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from tqdm.auto import tqdm
 
+from neuroshare.analysis.classification import LEVELS, Windows, mean_accuracies
 from neuroshare.analysis.imputation import imputation_scores, means_of_sources
 from neuroshare.analysis.inference import interval, p_value
 from neuroshare.analysis.separation import all_pairs, mean_intervals, separation
 from neuroshare.models.linear import LinearAlignment
+from neuroshare.models.redrawn import Latents, Redrawn, can_redraw
+from neuroshare.models.shared import SharedLatentModel
 from neuroshare.support.checks import require, require_seed, require_whole
 from neuroshare.support.parallel import Executor, run_each
 from neuroshare.windows.paired import PairedWindows
@@ -247,10 +250,14 @@ def raw_counts(paired: PairedWindows) -> xr.DataArray:
     Subjects with fewer units are padded with zeros, which a classifier within the subject ignores;
     between subjects such columns mean nothing.
     """
-    sums = [
-        (np.asarray if paired.why_not_counts(name) else np.sqrt)(paired[name].values.sum(axis=2))
-        for name in paired.subjects
-    ]
+    sums = []
+    for name, partners in zip(paired.subjects, paired.partners.T, strict=True):
+        of_trials = np.concatenate([part for _, part in paired.window_sums(name)])
+        if not paired.why_not_counts(name):
+            np.sqrt(of_trials, out=of_trials)
+        values = of_trials[partners]
+        values[partners < 0] = np.nan
+        sums.append(values.reshape(-1, values.shape[2]))
     most = max(values.shape[1] for values in sums)
     return xr.DataArray(
         np.stack([np.pad(v, ((0, 0), (0, most - v.shape[1]))) for v in sums]),
@@ -288,23 +295,80 @@ def _repaired(
     """Mean accuracies of fits to data whose conditions say nothing, of every model."""
     if not n:
         return {}
-    refits = [(clone(model), by, seed + k) for model in models.values() for k in range(1, n + 1)]
+    refits = []
+    for model in models.values():
+        shares = by == train.by and can_redraw(model, train, test)
+        size = _DRAWS_OF_A_TASK if shares else 1
+        seeds = [seed + k for k in range(1, n + 1)]
+        batches = [seeds[first : first + size] for first in range(0, n, size)]
+        refits += [(clone(model), by, batch, shares) for batch in batches]
     found = dict(run_each(_refitted, (train, test), refits, executor))
-    scores = [found[position] for position in range(len(refits))]
+    means = [one for position in range(len(refits)) for one in found[position]]
     return {
-        name: xr.concat(scores[m * n : (m + 1) * n], dim="repairing")
-        for m, name in enumerate(models)
+        name: xr.Dataset(
+            {
+                kind: (("repairing", "level"), np.stack([one[kind] for one in of_model]))
+                for kind in of_model[0]
+            },
+            coords={"level": list(LEVELS)},
+        )
+        for name, of_model in zip(
+            models, (means[first : first + n] for first in range(0, len(means), n)), strict=True
+        )
     }
 
 
-def _refitted(
-    parts: tuple[PairedWindows, PairedWindows], refit: tuple[Model, str, int]
-) -> xr.Dataset:
-    model, by, seed = refit
-    train, test = (part.repair(seed, shuffle_conditions=True) for part in parts)
-    fitted = model.fit(train)
-    scores = separation(fitted.transform(train), fitted.transform(test), by=by)
-    return scores[[name for name in map(str, scores) if name in MEANS]]
+Parts = tuple[PairedWindows, PairedWindows]
+Means = dict[str, NDArray[np.float64]]
+_DRAWS_OF_A_TASK = 25
+"""That share what does not depend on labels. Each is computed by itself: it is the same whichever
+others a task has."""
+
+
+def _refitted(parts: Parts, refit: tuple[Model, str, list[int], bool]) -> list[Means]:
+    """Mean accuracies (level,) of a fit to each of some draws, which may share work."""
+    model, by, seeds, shares = refit
+    if shares:
+        assert isinstance(model, SharedLatentModel)
+        return _redrawn(model, parts, seeds)
+    found = []
+    for seed in seeds:
+        train, test = (part.repair(seed, shuffle_conditions=True) for part in parts)
+        fitted = clone(model).fit(train)
+        scores = separation(fitted.transform(train), fitted.transform(test), by=by)
+        found.append({name: scores[name].values for name in MEANS if name in scores})
+    return found
+
+
+def _redrawn(model: SharedLatentModel, parts: Parts, seeds: list[int]) -> list[Means]:
+    """Mean accuracies as `_refitted` of a start that is not trained."""
+    redrawn = Redrawn(model, *parts)
+    found = []
+    for seed in seeds:
+        drawn = [part.repair(seed, shuffle_conditions=True) for part in parts]
+        latents = redrawn.latents(drawn[0])
+        windows = [_windows(part, z) for part, z in zip(drawn, latents, strict=True)]
+        found.append(mean_accuracies(windows[0], windows[1], redrawn.animals))
+    return found
+
+
+def _windows(part: PairedWindows, latents: Latents) -> dict[str, Windows]:
+    """Windows of the trials that have partners, as `separation` finds them in labelled latents."""
+    n_starts = len(part.first_bins)
+    found = {}
+    for name, partners in zip(part.subjects, part.partners.T, strict=True):
+        trials = np.unique(partners[partners >= 0])
+        trials = trials[np.argsort(part.trial_ids(name)[trials])]
+        codes = part.codes(name)[trials]
+        found[name] = Windows(
+            z=latents[name][trials].reshape(-1, latents[name].shape[2]).astype(float),
+            condition=np.repeat(codes, n_starts),
+            time=np.tile(np.arange(n_starts, dtype=float), len(trials)),
+            trial=np.repeat(np.arange(len(trials)), n_starts),
+            trial_ids=part.trial_ids(name)[trials],
+            trial_condition=codes,
+        )
+    return found
 
 
 def _accuracies(one: Scored, other: Scored | None) -> list[Row]:
