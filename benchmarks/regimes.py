@@ -7,7 +7,8 @@ held-out trial of
 - ``start``: the same before training, the linear start that it chose;
 - ``tuned linear``: the linear alignment (Procrustes, MCCA, shared response model; of single lags
   too where these are few) that does best on the same inner folds;
-- every objective from random networks under the same training, width and inputs;
+- every objective from random networks under the same training, width and inputs, with another
+  seed for every split;
 - an ablation: the training of the default from its start for a given number of steps, with learning
   rate, batch size and steps changed one at a time;
 - CEBRA on all animals at once with the conditions as labels, where it is installed.
@@ -22,7 +23,7 @@ import json
 import os
 import time
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ import torch
 
 import neuroshare as ns
 from benchmarks.provenance import provenance
+from neuroshare.vae.objectives import MoPoE
 
 HERE = Path(__file__).parent
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "xarray")
@@ -55,6 +57,8 @@ METHODS = ("procrustes", "mcca", "srm")
 OBJECTIVES = ("mmvm", "MMVM()", "independent", "avg", "poe", "moe", "mopoe", "mmvae_plus")
 STEPS = 500
 """Of training from random networks."""
+SUBSETS = 16
+"""Of animals that mopoe draws at every step, of those of more than four: ten have 1023."""
 ABLATED = ("mice", "odor_aPCx_15", "place cells", "several maps")
 ABLATION = {
     "as it is": {},
@@ -149,6 +153,17 @@ def trained(parts, steps, **settings):
     return {**scored(model, parts), "seconds": round(time.process_time() - began, 1)}
 
 
+def from_random(parts, objective, at, seed):
+    """An objective from random networks, under the training that all of them have."""
+    rule = ns.MMVM() if objective == "MMVM()" else objective
+    if objective == "mopoe" and len(parts[0].subjects) > 4:
+        rule = MoPoE(n_subsets=SUBSETS)
+    return trained(
+        parts, STEPS, objective=rule, init="random", inputs=at["inputs"],
+        latent_dim=max(at["latent_dim"], 8), seed=seed,
+    )  # fmt: skip
+
+
 def cebra(parts, latent_dim):
     """CEBRA of all animals at once, square-root counts of windows with conditions as labels."""
     import cebra as package
@@ -186,16 +201,17 @@ def todo(options):
     sets = [name for name in options.sets if paired(name) is not None]
     for split in range(options.first, options.first + options.splits):
         for name in sets:
-            yield name, split, "default", lambda parts, _: default(parts)
-            yield name, split, "tuned linear", lambda parts, _: tuned_linear(parts)
+            yield name, split, "default", lambda parts, at: default(parts)
+            yield name, split, "tuned linear", lambda parts, at: tuned_linear(parts)
     for split in range(options.first, options.first + options.objective_splits):
         for name in sets:
             for objective in OBJECTIVES:
-                rule = ns.MMVM() if objective == "MMVM()" else objective
-                yield name, split, f"random {objective}", lambda parts, at, rule=rule: trained(
-                    parts, STEPS, objective=rule, init="random", inputs=at["inputs"],
-                    latent_dim=max(at["latent_dim"], 8),
-                )  # fmt: skip
+                yield (
+                    name,
+                    split,
+                    f"random {objective}",
+                    partial(from_random, objective=objective, seed=split),
+                )
     for split in range(options.first, options.first + options.ablation_splits):
         for name in (n for n in sets if n in ABLATED):
             for change, settings in ABLATION.items():
@@ -285,7 +301,7 @@ def main():
         if key in rows:
             continue
         parts = paired(name).split(0.25, seed=split)
-        found = measure(parts, rows.get(f"{name} | {split} | start"))
+        found = measure(parts, at=rows.get(f"{name} | {split} | start"))
         for kind, values in (found if row == "default" else {row: found}).items():
             rows[f"{name} | {split} | {kind}"] = values
             print(f"{name} | {split} | {kind}", values, flush=True)
