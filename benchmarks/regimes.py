@@ -158,10 +158,8 @@ def from_random(parts, objective, at, seed):
     rule = ns.MMVM() if objective == "MMVM()" else objective
     if objective == "mopoe" and len(parts[0].subjects) > 4:
         rule = MoPoE(n_subsets=SUBSETS)
-    return trained(
-        parts, STEPS, objective=rule, init="random", inputs=at["inputs"],
-        latent_dim=max(at["latent_dim"], 8), seed=seed,
-    )  # fmt: skip
+    told = {"latent_dim": max(at["latent_dim"], 8), "inputs": at["inputs"]}
+    return {**trained(parts, STEPS, objective=rule, init="random", seed=seed, **told), **told}
 
 
 def cebra(parts, latent_dim):

@@ -221,6 +221,8 @@ WEIGHTINGS = (
     Weighting(1.0, 1.0, 0.25),
     Weighting(1.0, 1.0, 0.0),
     Weighting(0.1, 1.0, 0.0),
+    Weighting(4.0, 0.5, 0.5),
+    Weighting(1.0, 0.5, 0.0),
 )
 """Those that a model chooses from: no single one suits all recordings."""
 
