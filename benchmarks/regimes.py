@@ -165,6 +165,13 @@ def from_random(parts, objective, at, seed):
     return {**trained(parts, STEPS, objective=rule, init="random", seed=seed, **told), **told}
 
 
+def roots(paired, name, n_parts):
+    """Square roots of the counts in parts of windows, (window, part x unit); NaN where absent."""
+    x = paired[name].values.astype(np.float32)  # (window, unit, lag)
+    parts = x.reshape(*x.shape[:2], n_parts, -1).sum(axis=3)
+    return np.sqrt(parts.swapaxes(1, 2)).reshape(len(x), -1)
+
+
 class Cebra:
     """CEBRA of all animals at once, with the conditions as discrete labels.
 
@@ -181,7 +188,7 @@ class Cebra:
         )  # fmt: skip
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - of what CEBRA draws its samples
-        features = [self.features(train, name) for name in train.subjects]
+        features = [roots(train, name, self.n_parts) for name in train.subjects]
         codes = train.row_codes.repeat(len(train.first_bins))
         there = [~np.isnan(x).any(axis=1) for x in features]
         self.model.fit(
@@ -189,16 +196,10 @@ class Cebra:
             [codes[seen] for seen in there],
         )
 
-    def features(self, paired, name):
-        """(window, part x unit); NaN where the animal is absent."""
-        x = paired[name].values.astype(np.float32)  # (window, unit, lag)
-        parts = x.reshape(*x.shape[:2], self.n_parts, -1).sum(axis=3)
-        return np.sqrt(parts).reshape(len(x), -1)
-
     def transform(self, paired):
         """Latents (subject, window, latent), as those of the models of this package."""
         z = [
-            np.asarray(self.model.transform(self.features(paired, name), session_id=k))
+            np.asarray(self.model.transform(roots(paired, name, self.n_parts), session_id=k))
             for k, name in enumerate(paired.subjects)
         ]
         dims = ("subject", "window", "latent")
@@ -297,6 +298,32 @@ def draw(rows, path):
     figure.savefig(path, dpi=150)
 
 
+def draw_objectives(rows, path):
+    """Accuracies of every objective from random networks, means over splits, by data."""
+    import matplotlib.pyplot as plt
+
+    kinds = [f"random {objective}" for objective in OBJECTIVES] + ["CEBRA", "tuned linear"]
+    names = [n for n in [*RECORDED, *SIMULATED] if means(rows, n, kinds[0])]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 0.5 * len(names) + 1.8), sharey=True)
+    for column, axis in enumerate(axes):
+        for k, kind in enumerate(kinds):
+            found = [(y, means(rows, name, kind)) for y, name in enumerate(names)]
+            at = [(y + 0.05 * (k - len(kinds) / 2), m[0][column]) for y, m in found if m]
+            if at:
+                y, x = np.transpose(at)
+                marker = "|" if kind == "tuned linear" else "*" if kind == "CEBRA" else "o"
+                color = "k" if kind in ("CEBRA", "tuned linear") else f"C{k}"
+                label = kind.removeprefix("random ")
+                axis.plot(x, y, marker, color=color, ms=9 if marker == "|" else 5, label=label)
+        axis.set_xlabel(f"{('own', 'cross')[column]} accuracy")
+        axis.grid(axis="x", color="0.9")
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=[*RECORDED, *SIMULATED])
@@ -326,6 +353,7 @@ def main():
         file.write_text(text + "\n", encoding="utf-8")
     print("\n".join(table(rows)))
     draw(rows, options.out / "regimes.png")
+    draw_objectives(rows, options.out / "regimes_objectives.png")
 
 
 if __name__ == "__main__":
