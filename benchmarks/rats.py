@@ -1,11 +1,15 @@
 """The five-rat experiment of the MMVM paper, by its own rules and by honest ones.
 
     python -m benchmarks.rats --data FOLDER --protocol both --preset paper --out DIR
-    python -m benchmarks.rats --simulate --protocol both --preset small --out DIR
+    python -m benchmarks.rats --simulate --protocol both --preset full --out DIR
 
 FOLDER holds the published arrays (Allen et al. 2016; Dryad doi:10.7280/D14X30). Simulated rats are
 first written in the same layout, so both ways share every line that follows. A run that was stopped
-continues with the same command.
+continues with the same command. Preset ``paper`` is the published experiment; ``full`` has its
+units, trials and recipe in fewer epochs, betas and seeds; ``small`` is a functional test, too small
+for any method to share. ``--betas``, ``--objectives``, ``--epochs``, ``--seeds`` run a part.
+
+Protocols:
 
 ``paper``: one stretch of 250 ms per trial from each rat's own start, windows of 10 bins sliding by
 one, trials of one odor paired by rank with the surplus dropped, squared error on the arrays as
@@ -31,11 +35,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import xarray as xr
 from matplotlib.ticker import MaxNLocator
 
 import neuroshare as ns
 from neuroshare.vae.likelihoods import Gaussian
 from neuroshare.vae.objectives import MoPoE
+from neuroshare.workflow.sweep import score_run
 
 # Start of the analysed stretch, seconds after port entry.
 START = {"barat": 0.25, "buchanan": 0.25, "mitt": 0.5, "stella": 0.5, "superchris": 0.25}
@@ -70,7 +76,8 @@ class Preset:
     seeds: int
     epochs: int
     null_seeds: int = 1
-    default: dict[str, object] = dataclasses.field(default_factory=dict)
+    default: dict[str, object] | None = dataclasses.field(default_factory=dict)
+    """Settings of the package's own recipe, which is run as well; None leaves it out."""
     n_subsets: int | None = None
     mean_rate: float = 2.5
     lr: float = 1e-3
@@ -97,6 +104,16 @@ PRESETS = {
         null_seeds=1,
         n_subsets=8,
         mean_rate=8.0,  # Hz, so that few units say enough
+    ),
+    "full": Preset(
+        units=None,
+        trials={"barat": 50, "buchanan": 45, "mitt": 60, "stella": 45, "superchris": 50},
+        objectives=OBJECTIVES,
+        betas=(1e-3, 2.5e-3, 1e-2),
+        seeds=1,
+        epochs=300,
+        n_subsets=8,
+        default=None,
     ),
     "paper": Preset(
         units=None,
@@ -175,6 +192,8 @@ def run(counts, protocol, preset, out, jobs, tell):
     tables = []
 
     def add(data, *, recipe, model, names, betas, per_decoder=1, null=False):
+        if not names:
+            return
         weights = {float(beta * per_decoder): beta for beta in betas}
         for seed in range(preset.null_seeds if null else preset.seeds):
             train, test = parts(data, protocol, seed, null)
@@ -186,6 +205,7 @@ def run(counts, protocol, preset, out, jobs, tell):
                 betas=list(weights),
                 seeds=[seed],
                 model=model,
+                score=Scoring(None if null or seed or recipe != "paper" else out / protocol),
                 executor=jobs,
                 progress=False,
             )
@@ -207,7 +227,7 @@ def run(counts, protocol, preset, out, jobs, tell):
         add(published, names=others, betas=betas, **same)
         if "autoencoder" in preset.objectives:  # has no rate, so beta says nothing
             add(published, names=["autoencoder"], betas=betas[:1], **same)
-    if protocol == "honest":
+    if protocol == "honest" and preset.default is not None:
         default = ns.SharedLatentModel()
         names = [name for name in preset.objectives if name != "autoencoder"]
         same = {"names": names, "betas": [default.beta], "model": preset.default}
@@ -216,14 +236,38 @@ def run(counts, protocol, preset, out, jobs, tell):
     return pd.concat(tables, ignore_index=True)
 
 
-def latents(counts, protocol, preset, names, beta):
-    """Two-dimensional latents of the scored windows, one fit each."""
+class Scoring:
+    """`score_run`, which keeps the latents of the scored windows for the figure."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.__qualname__ = score_run.__qualname__  # the same numbers
+
+    def __call__(self, model, train, test):
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            model.transform(test).to_netcdf(kept_in(self.folder, model.objective, model.beta))
+        return score_run(model, train, test)
+
+
+def kept_in(folder, objective, weight):
+    """File of the latents of one fit."""
+    name = objective if isinstance(objective, str) else type(objective).__name__.lower()
+    return folder / f"{name}_{weight:g}.nc"
+
+
+def latents(counts, protocol, preset, names, beta, out):
+    """Two-dimensional latents of the scored windows; what was not kept is fitted again."""
     train, test = parts(as_published(counts), protocol, 0, null=False)
     found = {}
     for name in names:
         weight = beta
         if protocol == "paper" and name in RATE_PER_DECODER:
             weight = beta * len(counts)
+        kept = kept_in(out / protocol, objectives_of(preset, [name])[name], weight)
+        if kept.exists():
+            found[name] = xr.load_dataarray(kept)
+            continue
         model = ns.SharedLatentModel(
             objective=objectives_of(preset, [name])[name],
             beta=weight,
@@ -290,8 +334,9 @@ def draw_scores(table, path):
                         arrowprops={"arrowstyle": "->", "color": color, "lw": 1, "alpha": 0.7},
                     )
                 ax.plot(x, y, marker, color=color, ms=7, mec="white", mew=0.4, label=name)
-            null = part[part.null][score].mean()
-            ax.axhline(null, color="black", lw=1, ls="--", label="null: odors shuffled, refit")
+            if part.null.any():
+                null = part[part.null][score].mean()
+                ax.axhline(null, color="black", lw=1, ls="--", label="null: odors shuffled, refit")
             ax.axhline(1 / len(ODORS), color="black", lw=0.8, ls=":", label="chance")
             ax.set_ylim(0.15, 1.02)
             ax.spines[["top", "right"]].set_visible(False)
@@ -412,10 +457,18 @@ def main(arguments=None):
     data.add_argument("--simulate", action="store_true", help="simulated rats instead")
     parser.add_argument("--protocol", choices=("paper", "honest", "both"), default="both")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="small")
+    parser.add_argument("--betas", type=float, nargs="+", help="instead of the preset's")
+    parser.add_argument("--objectives", nargs="+", choices=OBJECTIVES)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--null-seeds", type=int, help="of fits to shuffled odors; 0 for none")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, help="number of processes; default: this one")
     options = parser.parse_args(arguments)
-    preset, out = PRESETS[options.preset], options.out
+    out = options.out
+    names = ("betas", "objectives", "epochs", "seeds", "null_seeds")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    preset = dataclasses.replace(PRESETS[options.preset], **given)
     source = origin()  # of the code as it was loaded
     out.mkdir(parents=True, exist_ok=True)
     folder, rats = options.data, list(START)
@@ -438,7 +491,7 @@ def main(arguments=None):
 
     beta = preset.betas[len(preset.betas) // 2]
     shown = [n for n in ("independent", "poe", "mopoe", "mmvm") if n in preset.objectives]
-    found = {p: latents(counts, p, preset, shown, beta) for p in protocols}
+    found = {p: latents(counts, p, preset, shown, beta, out) for p in protocols}
     features = 10 * sum(array.sizes["unit"] for array in counts.values())
     draw_scores(table, out / "rats_scores.png")
     draw_bound(table, out / "rats_bound.png", features)
@@ -453,6 +506,7 @@ def main(arguments=None):
             name: {"units": array.sizes["unit"], "trials": array.sizes["trial"]}
             for name, array in counts.items()
         },
+        "epochs": preset.epochs,
         "betas": list(preset.betas),
         "same_in_all_runs": same,
         "runs": rows,

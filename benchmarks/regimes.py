@@ -7,7 +7,8 @@ held-out trial of
 - ``start``: the same before training, the linear start that it chose;
 - ``tuned linear``: the linear alignment (Procrustes, MCCA, shared response model; of single lags
   too where these are few) that does best on the same inner folds;
-- every objective from random networks under the same training, width and inputs;
+- every objective from random networks under the same training, width and inputs, with another
+  seed for every split;
 - an ablation: the training of the default from its start for a given number of steps, with learning
   rate, batch size and steps changed one at a time;
 - CEBRA on all animals at once with the conditions as labels, where it is installed.
@@ -22,14 +23,16 @@ import json
 import os
 import time
 import warnings
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import xarray as xr
 
 import neuroshare as ns
 from benchmarks.provenance import provenance
+from neuroshare.vae.objectives import MoPoE
 
 HERE = Path(__file__).parent
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "xarray")
@@ -55,6 +58,10 @@ METHODS = ("procrustes", "mcca", "srm")
 OBJECTIVES = ("mmvm", "MMVM()", "independent", "avg", "poe", "moe", "mopoe", "mmvae_plus")
 STEPS = 500
 """Of training from random networks."""
+SUBSETS = 16
+"""Of animals that mopoe draws at every step, of those of more than four: ten have 1023."""
+CEBRA_STEPS, CEBRA_RATE = 1000, 3e-3
+"""Of CEBRA: of rates 3e-4 and 3e-3 the better on an inner fold of place cells."""
 ABLATED = ("mice", "odor_aPCx_15", "place cells", "several maps")
 ABLATION = {
     "as it is": {},
@@ -149,36 +156,62 @@ def trained(parts, steps, **settings):
     return {**scored(model, parts), "seconds": round(time.process_time() - began, 1)}
 
 
-def cebra(parts, latent_dim):
-    """CEBRA of all animals at once, square-root counts of windows with conditions as labels."""
-    import cebra as package
+def from_random(parts, objective, at, seed):
+    """An objective from random networks, under the training that all of them have."""
+    rule = ns.MMVM() if objective == "MMVM()" else objective
+    if objective == "mopoe" and len(parts[0].subjects) > 4:
+        rule = MoPoE(n_subsets=SUBSETS)
+    told = {"latent_dim": max(at["latent_dim"], 8), "inputs": at["inputs"]}
+    return {**trained(parts, STEPS, objective=rule, init="random", seed=seed, **told), **told}
 
-    def of(part, name):
-        alone = part.select([name])
-        x = np.sqrt(alone[name].values.sum(axis=2)).astype(np.float32)
-        return x, alone.codes(name).repeat(len(alone.first_bins)), alone
 
-    names = parts[0].subjects
-    train = {name: of(parts[0], name) for name in names}
-    model = package.CEBRA(
-        model_architecture="offset1-model", output_dimension=latent_dim, max_iterations=1000,
-        batch_size=512, device="cpu", verbose=False,
-    )  # fmt: skip
-    model.fit([train[n][0] for n in names], [train[n][1].astype(int) for n in names])
+def roots(paired, name, n_parts):
+    """Square roots of the counts in parts of windows, (window, part x unit); NaN where absent."""
+    x = paired[name].values.astype(np.float32)  # (window, unit, lag)
+    parts = x.reshape(*x.shape[:2], n_parts, -1).sum(axis=3)
+    return np.sqrt(parts.swapaxes(1, 2)).reshape(len(x), -1)
 
-    class Fitted:
-        def transform(self, part):
-            shape = ns.LinearAlignment(latent_dim=latent_dim).fit(parts[0]).transform(part)
-            for k, name in enumerate(names):
-                z = model.transform(of(part, name)[0], session_id=k)
-                trials = part.select([name]).trial_ids(name)
-                windows = z.reshape(len(trials), -1, latent_dim)
-                at = {trial: row for row, trial in enumerate(trials)}
-                ids = shape["trial"].sel(subject=name).values.reshape(-1, windows.shape[1])[:, 0]
-                shape[k] = np.concatenate([windows[at[i]] for i in ids])
-            return shape
 
-    return scored(Fitted(), parts)
+class Cebra:
+    """CEBRA of all animals at once, with the conditions as discrete labels.
+
+    It sees square roots of the counts in the same parts of the same windows.
+    """
+
+    def __init__(self, train, latent_dim, inputs, seed):
+        from cebra import CEBRA
+
+        self.n_parts = 1 if inputs == "pooled" else inputs
+        self.model = CEBRA(
+            model_architecture="offset1-model", output_dimension=latent_dim, batch_size=512,
+            max_iterations=CEBRA_STEPS, learning_rate=CEBRA_RATE, device="cpu",
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - of what CEBRA draws its samples
+        features = [roots(train, name, self.n_parts) for name in train.subjects]
+        codes = train.row_codes.repeat(len(train.first_bins))
+        there = [~np.isnan(x).any(axis=1) for x in features]
+        self.model.fit(
+            [x[seen] for x, seen in zip(features, there, strict=True)],
+            [codes[seen] for seen in there],
+        )
+
+    def transform(self, paired):
+        """Latents (subject, window, latent), as those of the models of this package."""
+        z = [
+            np.asarray(self.model.transform(roots(paired, name, self.n_parts), session_id=k))
+            for k, name in enumerate(paired.subjects)
+        ]
+        dims = ("subject", "window", "latent")
+        return xr.DataArray(np.stack(z), dims=dims, coords=paired.coords(), attrs=paired.attrs)
+
+
+def cebra(parts, at, seed):
+    """CEBRA with as many latents as the objectives from random networks."""
+    told = {"latent_dim": max(at["latent_dim"], 8), "inputs": at["inputs"]}
+    began = time.process_time()
+    model = Cebra(parts[0], seed=seed, **told)
+    return {**scored(model, parts), "seconds": round(time.process_time() - began, 1), **told}
 
 
 def todo(options):
@@ -186,16 +219,17 @@ def todo(options):
     sets = [name for name in options.sets if paired(name) is not None]
     for split in range(options.first, options.first + options.splits):
         for name in sets:
-            yield name, split, "default", lambda parts, _: default(parts)
-            yield name, split, "tuned linear", lambda parts, _: tuned_linear(parts)
+            yield name, split, "default", lambda parts, at: default(parts)
+            yield name, split, "tuned linear", lambda parts, at: tuned_linear(parts)
     for split in range(options.first, options.first + options.objective_splits):
         for name in sets:
             for objective in OBJECTIVES:
-                rule = ns.MMVM() if objective == "MMVM()" else objective
-                yield name, split, f"random {objective}", lambda parts, at, rule=rule: trained(
-                    parts, STEPS, objective=rule, init="random", inputs=at["inputs"],
-                    latent_dim=max(at["latent_dim"], 8),
-                )  # fmt: skip
+                yield (
+                    name,
+                    split,
+                    f"random {objective}",
+                    partial(from_random, objective=objective, seed=split),
+                )
     for split in range(options.first, options.first + options.ablation_splits):
         for name in (n for n in sets if n in ABLATED):
             for change, settings in ABLATION.items():
@@ -204,20 +238,20 @@ def todo(options):
                     latent_dim=at["latent_dim"], **{k: v for k, v in s.items() if k != "steps"},
                 )  # fmt: skip
     if options.cebra_splits and importlib.util.find_spec("cebra") is None:
-        print("CEBRA is not installed and left out: pip install cebra")
+        print("CEBRA is not installed, and its rows are left out: pip install cebra")
         return
     for split in range(options.first, options.first + options.cebra_splits):
         for name in sets:
-            yield name, split, "CEBRA", lambda parts, at: cebra(parts, max(at["latent_dim"], 8))
+            yield name, split, "CEBRA", partial(cebra, seed=split)
 
 
 def means(rows, name, row):
-    """Own, cross and their standard errors over splits, and the number of splits."""
+    """Own and cross, their standard errors over splits (None of one split), number of splits."""
     found = [r for k, r in rows.items() if k.split(" | ")[::2] == [name, row]]
     if not found:
         return None
     values = np.array([[r["own"], r["cross"]] for r in found])
-    error = values.std(axis=0, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else [np.nan] * 2
+    error = values.std(axis=0, ddof=1) / np.sqrt(len(found)) if len(found) > 1 else None
     return values.mean(axis=0), error, len(found)
 
 
@@ -228,11 +262,10 @@ def table(rows):
     for name in [*RECORDED, *SIMULATED]:
         for kind in kinds:
             if (found := means(rows, name, kind)) is not None:
-                (own, cross), (e_own, e_cross), n = found
-                lines.append(
-                    f"| {name} | {kind} | {n} | {own:.3f} ± {e_own:.3f} | "
-                    f"{cross:.3f} ± {e_cross:.3f} |"
-                )
+                mean, error, n = found
+                spread = ["", ""] if error is None else [f" ± {e:.3f}" for e in error]
+                own, cross = (f"{m:.3f}{e}" for m, e in zip(mean, spread, strict=True))
+                lines.append(f"| {name} | {kind} | {n} | {own} | {cross} |")
     return lines
 
 
@@ -265,6 +298,32 @@ def draw(rows, path):
     figure.savefig(path, dpi=150)
 
 
+def draw_objectives(rows, path):
+    """Accuracies of every objective from random networks, means over splits, by data."""
+    import matplotlib.pyplot as plt
+
+    kinds = [f"random {objective}" for objective in OBJECTIVES] + ["CEBRA", "tuned linear"]
+    names = [n for n in [*RECORDED, *SIMULATED] if means(rows, n, kinds[0])]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 0.5 * len(names) + 1.8), sharey=True)
+    for column, axis in enumerate(axes):
+        for k, kind in enumerate(kinds):
+            found = [(y, means(rows, name, kind)) for y, name in enumerate(names)]
+            at = [(y + 0.05 * (k - len(kinds) / 2), m[0][column]) for y, m in found if m]
+            if at:
+                y, x = np.transpose(at)
+                marker = "|" if kind == "tuned linear" else "*" if kind == "CEBRA" else "o"
+                color = "k" if kind in ("CEBRA", "tuned linear") else f"C{k}"
+                label = kind.removeprefix("random ")
+                axis.plot(x, y, marker, color=color, ms=9 if marker == "|" else 5, label=label)
+        axis.set_xlabel(f"{('own', 'cross')[column]} accuracy")
+        axis.grid(axis="x", color="0.9")
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].invert_yaxis()
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sets", nargs="+", default=[*RECORDED, *SIMULATED])
@@ -279,20 +338,22 @@ def main():
     warnings.simplefilter("ignore")
     file = options.out / "regimes.json"
     rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    commit = provenance()["commit"]
     options.out.mkdir(parents=True, exist_ok=True)
     for name, split, row, measure in todo(options):
         key = f"{name} | {split} | {row}"
         if key in rows:
             continue
         parts = paired(name).split(0.25, seed=split)
-        found = measure(parts, rows.get(f"{name} | {split} | start"))
+        found = measure(parts, at=rows.get(f"{name} | {split} | start"))
         for kind, values in (found if row == "default" else {row: found}).items():
-            rows[f"{name} | {split} | {kind}"] = values
+            rows[f"{name} | {split} | {kind}"] = {**values, "commit": commit}
             print(f"{name} | {split} | {kind}", values, flush=True)
         text = json.dumps({**provenance(*PACKAGES), "rows": rows}, indent=1)
         file.write_text(text + "\n", encoding="utf-8")
     print("\n".join(table(rows)))
     draw(rows, options.out / "regimes.png")
+    draw_objectives(rows, options.out / "regimes_objectives.png")
 
 
 if __name__ == "__main__":

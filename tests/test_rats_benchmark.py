@@ -43,6 +43,8 @@ def test_both_protocols_run_resume_and_read_arrays(tmp_path):
     assert len(rows) == len(runs) == 12
     for name in ("scores", "bound", "latents"):
         assert (out / f"rats_{name}.png").stat().st_size > 5_000
+    # The latents of the figure are those of the runs: nothing is fitted twice.
+    assert {p.name for p in (out / "honest").iterdir()} == {"poe_0.001.nc", "mmvm_0.001.nc"}
 
     # The rate of a joint method is counted once per rat in the paper's protocol alone.
     weights = {

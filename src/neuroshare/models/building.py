@@ -26,7 +26,7 @@ OwnEncoder = Callable[[int, int, int], nn.Module]
 
 MMVM_RECIPE: Mapping[str, object] = {"cross": 0.8, "combine": "mean"}
 """What ``objective="mmvm"`` adds to the rule of the paper, which is ``objective=MMVM()``."""
-CONTRAST: Mapping[str, object] = {"contrast": 1.0, "follow": True}
+CONTRAST: Mapping[str, object] = {"contrast": 1.0, "temperature": 0.3, "follow": True}
 """And what it trains by, where it trains at all."""
 
 

@@ -46,7 +46,7 @@ N_TRAINED = 2
 """Folds of the choice of a start in which training is tried."""
 EVERY, PATIENCE = 50, 150
 """Steps between looks, and without a better one."""
-MOST_STEPS = {"mcca": 600, "random": 1500}
+MOST_STEPS = {"mcca": 900, "random": 1500}
 """From a start."""
 HOPELESS = ((150, 0.3), (300, 0.1))
 """After so many steps networks that began at random are given up if their log loss is by such a

@@ -510,9 +510,8 @@ def own_maps(found: Moments, latent_dim: int, weighting: Weighting, name: str, s
     scale = variance ** (weighting.scaling / 2)
     root, white = _whitened(found, scale, weighting.ridge)
     u = np.linalg.svd(white, full_matrices=False)[0][:, :latent_dim]
-    missing = latent_dim - u.shape[1]
     maps = solve_triangular(root, u, lower=True, trans="T") / scale[:, None]
-    maps = np.pad(_unit_variance(maps, found), ((0, 0), (0, missing)))
+    maps = np.pad(_unit_variance(maps, found), ((0, 0), (0, latent_dim - u.shape[1])))
     rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
     turn = np.linalg.qr(rng.standard_normal((latent_dim, latent_dim)))[0]
     return np.asarray(maps @ turn)
