@@ -78,101 +78,18 @@ def generators_of(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-class HostAdam:
-    """Adam, or AdamW where weights decay, on a CPU: `torch.optim` with the same kernel and bits.
-
-    Its optimizers import all of PyTorch's compiler at their first step, one CPU second for nothing.
-
-    Parameters
-    ----------
-    parameters
-        Tensors, or groups of them, with a ``"lr"`` of their own.
-    lr
-        Of groups that have none.
-    weight_decay
-        Of AdamW.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
-        weight_decay: float,
-    ) -> None:
-        listed: list[Any] = list(parameters)
-        groups = listed if listed and isinstance(listed[0], dict) else [{"params": listed}]
-        self.param_groups: list[dict[str, Any]] = [{"lr": lr, **group} for group in groups]
-        self.weight_decay = weight_decay
-        self.state: dict[Tensor, dict[str, Tensor]] = {}
-
-    @property
-    def _parameters(self) -> list[Tensor]:
-        return [parameter for group in self.param_groups for parameter in group["params"]]
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        for parameter in self._parameters:
-            parameter.grad = None
-
-    @torch.no_grad()
-    def step(self) -> None:
-        """Move all parameters that have a gradient."""
-        for group in self.param_groups:
-            of_type: dict[torch.dtype, list[Tensor]] = {}
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    of_type.setdefault(parameter.dtype, []).append(parameter)
-            for moved in of_type.values():
-                self._move(moved, group["lr"])
-
-    def _move(self, moved: list[Tensor], lr: float) -> None:
-        for parameter in moved:
-            if parameter not in self.state:
-                self.state[parameter] = {
-                    "step": torch.zeros(()),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
-        steps, first, second = (
-            [self.state[parameter][part] for parameter in moved]
-            for part in ("step", "exp_avg", "exp_avg_sq")
-        )
-        torch._foreach_add_(steps, 1)
-        kernel = torch._fused_adamw_ if self.weight_decay else torch._fused_adam_
-        kernel(
-            moved, [p.grad for p in moved if p.grad is not None], first, second, [], steps,
-            lr=lr, beta1=0.9, beta2=0.999, weight_decay=self.weight_decay, eps=1e-8,
-            amsgrad=False, maximize=False,
-        )  # fmt: skip
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the state of every parameter by its position, as `torch.optim` does."""
-        found = {k: self.state[p] for k, p in enumerate(self._parameters) if p in self.state}
-        return {"state": found}
-
-    def load_state_dict(self, stored: dict[str, Any]) -> None:
-        """Undo `state_dict`."""
-        every = self._parameters
-        self.state = {every[k]: dict(state) for k, state in stored["state"].items()}
-
-
-Optimizer = HostAdam | torch.optim.Optimizer
-
-
 def adam(
     parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
     lr: float | Schedule,
     weight_decay: float,
     device: torch.device,
-) -> Optimizer:
+) -> torch.optim.Optimizer:
     """Adam, or AdamW where weights decay, in one kernel; a GPU counts the steps itself.
 
     On a GPU the rate is a tensor, which a recorded step finds where it was when it was recorded.
     Groups of parameters may have a ``"rate"`` of their own, by which `set_lr` multiplies.
     """
     first: float | Tensor = value_at(lr, 0)
-    if device.type == "cpu":
-        return HostAdam(parameters, float(first), weight_decay)
     if device.type == "cuda":
         first = torch.tensor(first, device=device)
     settings: dict[str, Any] = {"lr": first, "fused": True, "capturable": device.type == "cuda"}
@@ -186,7 +103,7 @@ def adam(
     return optimizer
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Learn at this rate from now on."""
     for group in optimizer.param_groups:
         own = lr * group.get("rate", 1.0)

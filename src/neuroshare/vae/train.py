@@ -25,7 +25,6 @@ from neuroshare.vae.history import History, as_arrays
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.schedule import Schedule, value_at
 from neuroshare.vae.step import (
-    Optimizer,
     Precision,
     RecordedStep,
     Sums,
@@ -408,7 +407,7 @@ class _State:
 
     settings: dict[str, Any]
     vae: MultimodalVAE
-    optimizer: Optimizer
+    optimizer: torch.optim.Optimizer
     device: torch.device
     history: History = field(default_factory=History)
     best: dict[str, Tensor] = field(default_factory=dict)
