@@ -81,7 +81,7 @@ class _Windows:
     """Windows of several parts in coordinates in which the loss is round at equal odds."""
 
     def __init__(self, parts: Sequence[tuple[Array, Codes]], n_classes: int, C: float) -> None:
-        self.n_classes, self.C = n_classes, C
+        self.n_classes, self.C = n_classes, float(C)
         counts = np.array([np.bincount(y, minlength=n_classes) for _, y in parts])
         sums = np.array([z.sum(0) for z, _ in parts])
         self.counts = counts
