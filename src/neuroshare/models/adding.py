@@ -15,7 +15,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from neuroshare.models.building import Subject, begin_subject, copy_into
 from neuroshare.models.fitted import require_windows
 from neuroshare.models.held_out import why_not
-from neuroshare.models.inputs import grouped_sums, with_floor
+from neuroshare.models.inputs import all_sums, with_floor
 from neuroshare.models.linear_start import SubjectStart, lags_of
 from neuroshare.models.trained import Trained, check_activity
 from neuroshare.models.tuning import (
@@ -191,8 +191,7 @@ def _features(trained: Trained, train: PairedWindows, name: str, root: bool) -> 
     seen = np.sqrt if root else np.asarray
     if inputs.pooled:
         n_groups = inputs.n_groups(train.width)
-        sums = np.concatenate([part for _, part in grouped_sums(train, name, n_groups)])
-        return np.asarray(seen(sums))
+        return np.asarray(seen(all_sums(train, name, n_groups)))
     windows = np.lib.stride_tricks.sliding_window_view(
         seen(train.activity(name).astype(float)), train.width, axis=2
     )[:, :, train.first_bins]

@@ -182,6 +182,12 @@ def grouped_sums(
         yield trials, parts.reshape(*parts.shape[:2], -1)
 
 
+def all_sums(paired: PairedWindows, name: str, n_groups: int) -> NDArray[np.float64]:
+    """`grouped_sums` of all trials at once."""
+    pieces = [sums for _, sums in grouped_sums(paired, name, n_groups)]
+    return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+
+
 def with_floor(scale: Array) -> Array:
     """Deviations (feature,) shrunk towards the typical one.
 

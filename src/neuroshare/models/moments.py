@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroshare.models.alignment import Array
-from neuroshare.models.inputs import grouped_sums
+from neuroshare.models.inputs import all_sums, grouped_sums
 from neuroshare.windows.paired import PairedWindows
 
 TOLERANCE = 1e-10
@@ -162,8 +162,7 @@ class Features:
         self.x: dict[str, Array] = {}
         self.positions: dict[str, NDArray[np.int64]] = {}
         for name, root in roots.items():
-            pieces = [sums for _, sums in grouped_sums(whole.thinned(), name, n_groups)]
-            sums = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+            sums = all_sums(whole.thinned(), name, n_groups)
             self.x[name] = np.sqrt(sums, out=sums) if root else sums
             self.positions[name] = whole.trials[name]
 

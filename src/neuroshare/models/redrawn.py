@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from neuroshare.models.building import resolved
 from neuroshare.models.choice import is_auto
-from neuroshare.models.inputs import as_tensor, grouped_sums
+from neuroshare.models.inputs import all_sums, as_tensor
 from neuroshare.models.linear_start import MOST_FEATURES, WEIGHTINGS, maps_of
 from neuroshare.models.moments import Unlabelled
 from neuroshare.models.shared import SharedLatentModel
@@ -80,12 +80,11 @@ class Redrawn:
             for part in (train, test):
                 check_activity(name, part, likelihood)
             root = architecture.inputs.takes_root(likelihood)
-            counts = np.concatenate([x for _, x in grouped_sums(train.thinned(), name, n_groups)])
+            counts = all_sums(train.thinned(), name, n_groups)
             self.unlabelled[name] = Unlabelled.of(np.sqrt(counts) if root else counts, counts)
             seen = []
             for part in (train, test):
-                pieces = [x for _, x in grouped_sums(part, name, n_groups)]
-                sums = torch.from_numpy(np.concatenate(pieces, dtype=np.float32))
+                sums = as_tensor(all_sums(part, name, n_groups))
                 seen.append(sums.sqrt_() if root else sums)
             self.windows[name] = seen[0], seen[1]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from neuroshare.models.alignment import Array
 from neuroshare.models.held_out import most_widths, why_not
-from neuroshare.models.inputs import Inputs, grouped_sums
+from neuroshare.models.inputs import Inputs, all_sums
 from neuroshare.models.linear_start import MOST_FEATURES, linear_starts
 from neuroshare.vae.likelihoods import Likelihood
 from neuroshare.windows.paired import PairedWindows
@@ -325,7 +325,7 @@ def _fit(seen: Array, expected: Array, counts: bool) -> Array:
 
 def features_of(paired: PairedWindows, name: str, n_groups: int = 1, root: bool = False) -> Array:
     """(Root) activity summed over parts of windows, (window, feature)."""
-    sums = np.concatenate([part for _, part in grouped_sums(paired, name, n_groups)])
+    sums = all_sums(paired, name, n_groups)
     sums = sums.reshape(-1, sums.shape[2])
     return np.asarray(np.sqrt(sums) if root else sums)
 
