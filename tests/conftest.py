@@ -1,3 +1,4 @@
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -39,6 +40,27 @@ def _no_figures_left():
 def data_dir():
     """Folder of the shared recordings; for tests marked `data`."""
     return DATA_DIR
+
+
+@pytest.fixture(scope="session")
+def dask_cluster(tmp_path_factory):
+    """Start a Dask cluster of so many local workers, in a `with` statement: its client."""
+    distributed = pytest.importorskip("distributed", reason="the extra 'sweep' is not installed")
+
+    @contextlib.contextmanager
+    def start(n_workers):
+        with (
+            distributed.LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=1,
+                dashboard_address=None,
+                local_directory=str(tmp_path_factory.mktemp("dask")),
+            ) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            yield client
+
+    return start
 
 
 @pytest.fixture

@@ -78,17 +78,8 @@ def arrivals(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
-    distributed = pytest.importorskip("distributed", reason="the extra 'sweep' is not installed")
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address=None,
-            local_directory=str(tmp_path_factory.mktemp("dask")),
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+def client(dask_cluster):
+    with dask_cluster(2) as client:
         yield client
 
 

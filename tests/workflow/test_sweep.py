@@ -150,19 +150,10 @@ def test_every_executor_gives_the_same_table(parts, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_dask_worker_changes_nothing_in_the_table(parts, tmp_path, log):
-    distributed = pytest.importorskip("distributed", reason="the extra 'sweep' is not installed")
+def test_a_killed_dask_worker_changes_nothing_in_the_table(parts, tmp_path, log, dask_cluster):
     alone = run(parts, tmp_path / "alone")
     log.unlink()
-    with (
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            dashboard_address=None,
-            local_directory=str(tmp_path),
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
+    with dask_cluster(2) as client:
         (victim, _) = client.run(os.getpid).values()
 
         def kill_mid_way():

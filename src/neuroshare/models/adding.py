@@ -23,9 +23,9 @@ from neuroshare.models.tuning import (
     Measured,
     Summed,
     Tuning,
-    features_of,
     sharpest,
     shrinkage_of,
+    sums_of,
 )
 from neuroshare.support.checks import require
 from neuroshare.vae import train as training_loop
@@ -239,7 +239,7 @@ def _placed(
     """
     tuning = cast(Tuning, trained.tuning)
     known = _codes(trained, train, partners)
-    sums = features_of(train, name)
+    sums = sums_of(train, name)
     found, windows = [], []
     n_starts = len(train.first_bins)
     for repeat in range(N_SPLITS if train.redraws else 1):

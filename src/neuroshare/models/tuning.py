@@ -95,7 +95,7 @@ class Tuning:
         for name, (z, y) in codes.items():
             agree = sharpest([(z @ slopes + offsets, same[y])], prior)
             sharpness.append(min(measured[name].sharpness, agree))
-            found = Summed.of(features_of(train, name), near[y], not train.why_not_counts(name))
+            found = Summed.of(sums_of(train, name), near[y], not train.why_not_counts(name))
             rates.append(found.rates(measured[name].shrinkage) / train.width)
         parts = map(_tensor, (slopes, offsets, prior, np.array(sharpness)))
         return cls(tuple(map(_tensor, rates)), *parts)
@@ -216,7 +216,7 @@ def measure(
             seed=seed,
         )
         known, held = (
-            {n: (starts[n].codes(features_of(p, n, n_groups, roots[n])), p.codes(n)) for n in names}
+            {n: (starts[n].codes(sums_of(p, n, n_groups, roots[n])), p.codes(n)) for n in names}
             for p in parts
         )
         slopes, offsets, prior = _discriminant(known, near)
@@ -231,10 +231,10 @@ def measure(
         counts = likelihoods[name].counts
         looks = []
         for fitted, out, evidence, prior in folds:
-            tuned = Summed.of(features_of(fitted, name), near[fitted.codes(name)], counts)
+            tuned = Summed.of(sums_of(fitted, name), near[fitted.codes(name)], counts)
             told = {n: sharpness[n] * evidence[n] for n in others}
             p, windows = _expected_bins(out, name, told, prior)
-            looks.append((tuned, p, features_of(out, name)[windows]))
+            looks.append((tuned, p, sums_of(out, name)[windows]))
         measured[name] = Measured(sharpness[name], shrinkage_of(looks, counts))
     return measured
 
@@ -323,7 +323,7 @@ def _fit(seen: Array, expected: Array, counts: bool) -> Array:
     return np.asarray((seen * np.log(expected) - expected).sum(axis=0))
 
 
-def features_of(paired: PairedWindows, name: str, n_groups: int = 1, root: bool = False) -> Array:
+def sums_of(paired: PairedWindows, name: str, n_groups: int = 1, root: bool = False) -> Array:
     """(Root) activity summed over parts of windows, (window, feature)."""
     sums = all_sums(paired, name, n_groups)
     sums = sums.reshape(-1, sums.shape[2])
