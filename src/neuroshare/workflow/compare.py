@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from tqdm.auto import tqdm
 
-from neuroshare.analysis.classification import LEVELS, Windows, mean_accuracies
+from neuroshare.analysis.classification import (
+    LEVELS,
+    Windows,
+    mean_accuracies,
+    windows_by_subject,
+)
 from neuroshare.analysis.imputation import imputation_scores, means_of_sources
 from neuroshare.analysis.inference import interval, p_value
 from neuroshare.analysis.separation import all_pairs, mean_intervals, separation
@@ -269,12 +274,13 @@ def raw_counts(paired: PairedWindows) -> xr.DataArray:
 
 def _raw(train: PairedWindows, test: PairedWindows, **settings: Any) -> xr.Dataset:
     """Separation of raw counts, the penalty chosen on trials held out of the training part."""
-    parts = train.thinned().split(0.25, seed=settings["seed"])
-    inner, validation = (raw_counts(part) for part in parts)
+    parts = [raw_counts(p) for p in train.thinned().split(0.25, seed=settings["seed"])]
+    inner, validation = (windows_by_subject(part, settings["by"]) for part in parts)
+    animals = parts[0]["animal"].values.tolist()
 
     def validated(C: float) -> float:
-        scores = separation(inner, validation, settings["by"], C=C, pooled=False)
-        return float(scores.mean_own.sel(level="trial"))
+        found = mean_accuracies(inner, validation, animals, C, pooled=False)
+        return float(found["mean_own"][LEVELS.index("trial")])
 
     best = max(_PENALTIES, key=validated)
     scores = separation(raw_counts(train), raw_counts(test), C=best, pooled=False, **settings)
