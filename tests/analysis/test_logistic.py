@@ -85,5 +85,7 @@ def test_where_single_precision_ends_the_search_goes_on(seed, monkeypatch):
     z, y = rng.normal(size=(900, 300)), np.arange(900) % 3
     part = z + 0.1 * rng.normal(size=(3, 300))[y], y
     fit = logistic([part], 3, 1.0)
-    np.testing.assert_allclose(probabilities(fit, part[0]), outsider([part], 1.0)(part[0]), atol=2e-3)
+    np.testing.assert_allclose(
+        probabilities(fit, part[0]), outsider([part], 1.0)(part[0]), atol=2e-3
+    )
     assert len(n_looks) < 120

@@ -22,7 +22,7 @@ from neuroshare.analysis.classification import (
 from neuroshare.analysis.imputation import imputation_scores, means_of_sources
 from neuroshare.analysis.inference import interval, p_value
 from neuroshare.analysis.separation import all_pairs, mean_intervals, separation
-from neuroshare.models.linear import LinearAlignment
+from neuroshare.models.linear import LinearAlignment, fit_together
 from neuroshare.models.redrawn import Latents, Redrawn, can_redraw
 from neuroshare.models.shared import SharedLatentModel
 from neuroshare.support.checks import require, require_seed, require_whole
@@ -205,22 +205,34 @@ def score_models(
         "n_bootstraps": n_bootstraps,
         "seed": seed,
     }
+    ready = _fitted({**linear, **(models or {})}, train) | dict(fitted or {})
     repaired = _repaired(everything, train, test, by, n_repairings, seed, executor)
     scored = {}
     if baselines:
         scored[RAW] = Scored(_raw(train, test, **settings))
-    bar = tqdm(everything.items(), disable=not progress, unit="model", leave=False)
+    bar = tqdm(ready.items(), disable=not progress, unit="model", leave=False)
     for name, model in bar:
         bar.set_description(f"score {name}")
-        ready = model if name in (fitted or {}) else clone(model).fit(train)
         scored[name] = Scored(
-            separation(ready.transform(train), ready.transform(test), **settings),
-            imputation_scores(ready, train.thinned(), test.thinned(), n_bootstraps, seed, by=by)
+            separation(model.transform(train), model.transform(test), **settings),
+            imputation_scores(model, train.thinned(), test.thinned(), n_bootstraps, seed, by=by)
             if imputation and len(test.subjects) > 1
             else None,
             repaired.get(name),
         )
     return scored
+
+
+def _fitted(models: Mapping[str, Any], train: PairedWindows) -> dict[str, Any]:
+    """Clones of models, fitted; linear alignments together, for they look at the same."""
+    ready = {name: clone(model) for name, model in models.items()}
+    linear = [model for model in ready.values() if type(model) is LinearAlignment]
+    if linear:
+        fit_together(linear, train)
+    return {
+        name: model if type(model) is LinearAlignment else model.fit(train)
+        for name, model in ready.items()
+    }
 
 
 def tabulate(scored: Mapping[str, Scored], against: str | None = None) -> pd.DataFrame:
