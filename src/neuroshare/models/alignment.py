@@ -39,11 +39,16 @@ class Encoder:
 
     def __call__(self, x: Array) -> Array:
         """Latents (..., latent) of features (..., feature)."""
-        return (x - self.mean) / self.scale @ self.weights
+        return mapped((x - self.mean) / self.scale, self.weights)
 
     def first(self, n: int) -> Encoder:
         """Map to the first n latents."""
         return replace(self, weights=self.weights[:, :n])
+
+
+def mapped(x: Array, weights: Array) -> Array:
+    """Rows x (..., feature) times weights (feature, latent), in one product of matrices."""
+    return np.asarray((x.reshape(-1, x.shape[-1]) @ weights).reshape(*x.shape[:-1], -1))
 
 
 def meetings_of(

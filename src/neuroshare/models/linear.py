@@ -19,6 +19,7 @@ from neuroshare.models.alignment import (
     Meetings,
     covariances,
     features_of,
+    mapped,
     mcca,
     met_by,
     procrustes,
@@ -255,7 +256,7 @@ class LinearAlignment(Estimator):
             else:
                 maps = srm(covariance, latent_dim)
 
-        latents = {name: score @ maps[name] for name, score in scores.items()}
+        latents = {name: mapped(score, maps[name]) for name, score in scores.items()}
         for name, z in latents.items():
             spread = z.std(axis=(0, 1))
             spread[spread < TOLERANCE] = 1.0
@@ -312,6 +313,9 @@ class LinearAlignment(Estimator):
         self.latent_covariance_ = covariances(latents, meetings)
         self.mean_counts_: dict[str, Array] = {}
         self.count_covariance_: dict[tuple[str, str], Array] = {}
+        # One rate for all lags where the latents have one weight for them: a rate of its own for
+        # every lag of the few windows that were looked at is mostly noise.
+        whole = self.features == "sum"
         for target, positions in used.items():
             counts = np.asarray(train.activity(target, positions), float)
             n_units = counts.shape[1]
@@ -319,26 +323,24 @@ class LinearAlignment(Estimator):
             products = {
                 source: np.empty((self.latent_dim_, n_units, train.width)) for source in used
             }
-            # Partners of each target trial, summed over meetings: (trial, start, latent).
+            # Partners of each target trial, summed over meetings: (window, latent).
             partners, totals = {}, {}
             for source in used:
                 met = meetings[source, target]
                 totals[source] = max(met.sum(), 1) * len(train.first_bins)
                 z = latents[source] - self.latent_mean_[source]
-                partners[source] = met_by(met, z)
-            for lag in range(train.width):
-                x = counts[:, :, train.first_bins + lag].transpose(0, 2, 1)
-                mean[:, lag] = x.mean(axis=(0, 1))
-                flat = (x - mean[:, lag]).reshape(-1, n_units)
+                partners[source] = met_by(met, z).reshape(-1, self.latent_dim_)
+            for lag in range(1 if whole else train.width):
+                if whole:
+                    x = features_of(train, target, positions, "sum", False) / train.width
+                else:
+                    x = counts[:, :, train.first_bins + lag].transpose(0, 2, 1)
+                at = slice(None) if whole else slice(lag, lag + 1)
+                level = x.mean(axis=(0, 1))
+                mean[:, at] = level[:, None]
+                flat = (x - level).reshape(-1, n_units)
                 for source, z in partners.items():
-                    product = z.reshape(-1, self.latent_dim_).T @ flat
-                    products[source][:, :, lag] = product / totals[source]
-            if self.features == "sum":
-                # One rate for all lags, as the latents have one weight: a rate of its own for
-                # every lag of the few windows that were looked at is mostly noise.
-                mean[:] = mean.mean(axis=1, keepdims=True)
-                for product in products.values():
-                    product[:] = product.mean(axis=2, keepdims=True)
+                    products[source][:, :, at] = (z.T @ flat / totals[source])[:, :, None]
             floor = 0.5 / (counts.shape[0] * len(train.first_bins))
             self.mean_counts_[target] = np.maximum(mean, floor if are_counts(counts) else -np.inf)
             for source, product in products.items():
@@ -495,7 +497,8 @@ class _Search:
         """Score all candidates by the standardised features of a fold."""
         for candidate, encoders in self.model._candidates(look, self):
             fitted, held_out = (
-                {n: (x @ encoders[n].weights, y) for n, (x, y) in part.items()} for part in parts
+                {n: (mapped(x, encoders[n].weights), y) for n, (x, y) in part.items()}
+                for part in parts
             )
             self.codes[candidate, fold] = fitted, held_out
             found = own_and_cross(criterion.quick(fitted, held_out))

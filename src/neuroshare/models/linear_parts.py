@@ -17,6 +17,7 @@ from neuroshare.models.alignment import (
     Features,
     Meetings,
     features_of,
+    mapped,
     meetings_of,
     principal_axes,
 )
@@ -128,7 +129,7 @@ class Look:
             x -= mean
             x /= scale
             bases[name] = principal_axes(x.reshape(-1, x.shape[2]), n_components, how.seed)
-            projected[name] = x @ bases[name]
+            projected[name] = mapped(x, bases[name])
             standards[name] = (mean, scale)
         meetings = meetings_of(tables, train.subjects, used, train.behavior is not None)
         return Prepared(used, conditions, meetings, standards, bases, projected)
