@@ -19,7 +19,7 @@ from neuroshare.analysis.classification import (
     mean_accuracies,
     windows_by_subject,
 )
-from neuroshare.analysis.imputation import imputation_scores, means_of_sources
+from neuroshare.analysis.imputation import means_of_sources, scores_of_models
 from neuroshare.analysis.inference import interval, p_value
 from neuroshare.analysis.separation import all_pairs, mean_intervals, separation
 from neuroshare.models.linear import LinearAlignment, fit_together
@@ -210,14 +210,17 @@ def score_models(
     scored = {}
     if baselines:
         scored[RAW] = Scored(_raw(train, test, **settings))
+    imputed: dict[str, xr.Dataset] = {}
+    if imputation and len(test.subjects) > 1:
+        few = train.thinned(), test.thinned()
+        of_models = scores_of_models(list(ready.values()), *few, n_bootstraps, seed, by=by)
+        imputed = dict(zip(ready, of_models, strict=True))
     bar = tqdm(ready.items(), disable=not progress, unit="model", leave=False)
     for name, model in bar:
         bar.set_description(f"score {name}")
         scored[name] = Scored(
             separation(model.transform(train), model.transform(test), **settings),
-            imputation_scores(model, train.thinned(), test.thinned(), n_bootstraps, seed, by=by)
-            if imputation and len(test.subjects) > 1
-            else None,
+            imputed.get(name),
             repaired.get(name),
         )
     return scored
