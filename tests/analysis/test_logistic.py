@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from neuroshare.analysis import logistic as module
 from neuroshare.analysis.logistic import logistic, logistic_without
 
 
@@ -64,3 +65,27 @@ def test_more_features_than_windows():
     np.testing.assert_allclose(
         probabilities(logistic([(z, y)], 3, 0.01), z), outsider([(z, y)], 0.01)(z), atol=2e-3
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_single_precision_ends_the_search_goes_on(seed, monkeypatch):
+    n_looks = []
+
+    def counted(loss, v, pairs):
+        def looked(v):
+            n_looks.append(v)
+            return loss(v)
+
+        return minimum(looked, v, pairs)
+
+    minimum = module._minimum
+    monkeypatch.setattr(module, "_minimum", counted)
+    # Classes apart, of which the loss is a small difference of large terms.
+    rng = np.random.default_rng(seed)
+    z, y = rng.normal(size=(900, 300)), np.arange(900) % 3
+    part = z + 0.1 * rng.normal(size=(3, 300))[y], y
+    fit = logistic([part], 3, 1.0)
+    np.testing.assert_allclose(
+        probabilities(fit, part[0]), outsider([part], 1.0)(part[0]), atol=2e-3
+    )
+    assert len(n_looks) < 120

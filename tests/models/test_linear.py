@@ -4,7 +4,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from neuroshare.analysis.separation import separation
-from neuroshare.models.linear import LinearAlignment
+from neuroshare.models.linear import LinearAlignment, fit_together
 from neuroshare.recordings.binning import bin_spikes
 from neuroshare.recordings.simulate import simulate_sessions
 from neuroshare.windows.pair import pair_subjects
@@ -239,3 +239,18 @@ def test_few_trials_leave_nothing_to_choose_by():
     model = LinearAlignment().fit(train)
     assert model.selection_.empty
     assert model.latent_dim_ == 8
+
+
+def test_together_each_alignment_is_fitted_as_alone(parts):
+    methods = {"procrustes": {}, "mcca": {}, "srm": {"latent_dim": 3}, "mcca again": {"seed": 1}}
+    together = [LinearAlignment(name.split()[0], **own) for name, own in methods.items()]
+    fit_together(together, parts[0])
+    for one, (name, own) in zip(together, methods.items(), strict=True):
+        alone = LinearAlignment(name.split()[0], **own).fit(parts[0])
+        assert one.selection_.equals(alone.selection_)
+        assert one.latent_dim_ == alone.latent_dim_
+        latents = alone.transform(parts[1])
+        np.testing.assert_allclose(one.transform(parts[1]), latents, rtol=0, atol=1e-10)
+        expected = alone.impute(parts[1], parts[1].subjects[0])
+        found = one.impute(parts[1], parts[1].subjects[0])
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)

@@ -586,6 +586,17 @@ def test_frozen_networks_keep_their_weights():
     assert not torch.equal(vae.encoders[1].loc.weight, before.encoders[1].loc.weight)
 
 
+def test_without_epochs_there_is_no_optimizer(monkeypatch):
+    monkeypatch.setattr(train, "adam", None)  # making one imports PyTorch's compiler
+    vae = make()
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    history = train.fit(vae, Data(), Training(epochs=0, progress=False))
+    assert history.n_epochs == 0
+    assert math.isfinite(history.final_loss)
+    assert not vae.training
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+
+
 def test_a_model_without_anything_to_train_is_no_silent_success():
     vae = make()
     vae.requires_grad_(False)

@@ -121,6 +121,8 @@ def mean_accuracies(
     test: Mapping[str, Windows],
     animals: Sequence[str],
     C: float = 1.0,
+    *,
+    pooled: bool = True,
 ) -> dict[str, Array]:
     """Mean accuracies of `separation` and nothing else of it, each (level,).
 
@@ -132,15 +134,17 @@ def mean_accuracies(
         Of each subject.
     C
         Of the classifiers.
+    pooled
+        Fit the classifiers of all other animals together too.
     """
     parts = list(train.values())
     known = np.unique(np.concatenate([part.condition for part in parts]))
     own = [Classifier(C).fit(part.z, part.condition) for part in parts]
-    several = len(set(animals)) > 1
-    pooled = classifiers_of_others(own, parts, animals, C) if several else []
+    several = pooled and len(set(animals)) > 1
+    others = classifiers_of_others(own, parts, animals, C) if several else []
     accuracy = np.full((len(LEVELS), len(parts) + several, len(parts)), np.nan)
     for t, (name, part) in enumerate(test.items()):
-        answered = Answered.of([*own, *pooled[t : t + 1]], part, known, train[name])
+        answered = Answered.of([*own, *others[t : t + 1]], part, known, train[name])
         accuracy[:, :, t] = answered.accuracy
     found = scores_of_pairs(accuracy, animals)
     return {name: values for name, values in found.items() if name in MEANS}

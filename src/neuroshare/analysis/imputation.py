@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from neuroshare.analysis.classification import (
-    Classifier,
-    Windows,
-    tally,
-)
+from neuroshare.analysis.classification import Classifier, Windows, tally
 from neuroshare.analysis.inference import (
     animal_interval,
     bootstrap,
@@ -132,7 +128,21 @@ def imputation_scores(
     sparse units overfits and falls below the mean rate. Where subjects were not recorded
     together this is about the ceiling of any prediction from others.
     """
-    require_model(model, "imputation_scores")
+    return scores_of_models([model], train, test, n_bootstraps, seed, by=by)[0]
+
+
+def scores_of_models(
+    models: Sequence[Imputer],
+    train: PairedWindows,
+    test: PairedWindows,
+    n_bootstraps: int = 0,
+    seed: int = 0,
+    *,
+    by: str | None = None,
+) -> list[xr.Dataset]:
+    """Give `imputation_scores` of each model; what none of them changes is computed once."""
+    for model in models:
+        require_model(model, "imputation_scores")
     require_windows(train, "train", "imputation_scores")
     require_windows(test, "test", "imputation_scores")
     require_samples("imputation_scores", seed, n_bootstraps=n_bootstraps)
@@ -144,121 +154,201 @@ def imputation_scores(
         )
     require_parts(train, test, "imputation_scores")
     animals = animals_of(subjects, test.coords().get("animal", (None, None))[1])
-    sources = [*subjects, ALL_OTHERS]
-    n = len(subjects)
-    shape = (len(sources), n)
-    bits, above = np.full(shape, np.nan), np.full(shape, np.nan)
-    coherence, noise = np.full(shape, np.nan), np.full(shape, np.nan)
-    coherence_ends = np.full((2, *shape), np.nan)
-    bits_self, bits_psth, coherence_real = np.empty(n), np.empty(n), np.empty(n)
-    boot_bits = np.full((n_bootstraps, *shape), np.nan)
-    boot_above = np.full((n_bootstraps, *shape), np.nan)
-    boot_psth = np.full((n_bootstraps, n), np.nan)
-    unit_bits: list[Array] = []
-    unit_psth: list[Array] = []
-    units: list[Any] = []
-    told: list[str] = []
     by = by_of(by, test, "imputation_scores")
     spikes = not any(part.why_not_counts(name) for part in (train, test) for name in subjects)
-    score = "bits_per_spike" if spikes else "variance_explained"
-    for t, target in enumerate(subjects):
-        seen = TargetWindows.of(train, target, spikes, by)
-        held = TargetWindows.of(test, target, spikes, by)
-        require_conditions(target, by, seen.condition, "imputation_scores")
-        n_units = len(held.units)
+    tables = [_Table(model, test, animals, n_bootstraps) for model in models]
+    targets = []
+    for t, name in enumerate(subjects):
+        target = _Target.of(train, test, name, spikes, by, n_bootstraps, seed + t)
+        for table in tables:
+            table.add(t, target)
+        targets.append(target.without_windows())
+    attrs = {
+        "by": by,
+        "score": "bits_per_spike" if spikes else "variance_explained",
+        "n_bootstraps": n_bootstraps,
+        "warnings": json.dumps(
+            [
+                *(target.told for target in targets if target.told),
+                *filter(None, [too_few(len(names_of(animals)))]),
+            ]
+        ),
+    }
+    return [table.scores(targets, attrs) for table in tables]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What no model changes of the scores of one subject."""
+
+    name: str
+    held: TargetWindows | None
+    units: NDArray[Any]
+    mean: Array
+    """Activity per bin in training, (unit,)."""
+    rate: Array
+    """PSTH of the held-out windows, (window, unit)."""
+    whole: Array
+    """What gains are in proportion to, (trial, unit)."""
+    gain_psth: Array
+    """(trial, unit)."""
+    known: Classifier
+    """Of the training windows."""
+    drawn: NDArray[np.int64]
+    """Bootstrap samples, (sample, trial)."""
+    coherence: float
+    """Of the real held-out windows."""
+    told: str
+    """Why there is no PSTH."""
+
+    @classmethod
+    def of(
+        cls,
+        train: PairedWindows,
+        test: PairedWindows,
+        name: str,
+        spikes: bool,
+        by: str,
+        n_bootstraps: int,
+        seed: int,
+    ) -> _Target:
+        seen = TargetWindows.of(train, name, spikes, by)
+        held = TargetWindows.of(test, name, spikes, by)
+        require_conditions(name, by, seen.condition, "imputation_scores")
         mean = seen.mean_rate()
         near = _nearness(train) if by == train.by else None
         rate = psth(seen, held, mean, near)
+        told = ""
         if near is None and not np.isin(held.trial_condition, seen.trial_condition).all():
             rate = np.full_like(rate, np.nan)
-            told.append(
-                f"subject {target!r}: held-out trials have a {by} that no training trial has, "
+            told = (
+                f"subject {name!r}: held-out trials have a {by} that no training trial has, "
                 "so that its PSTH is not known."
             )
-        whole = held.per_trial(held.measure(mean))
         gain_psth = held.gain(rate[:, :, None], mean)
         if np.isnan(rate).any():
             gain_psth = np.full_like(gain_psth, np.nan)
-        gain_self = held.gain(imputed(model, test, target, target, n_units)[held.present], mean)
         known = Classifier(C=1e-3).fit(seen.once(seen.sums()), seen.once_condition())
-        drawn = bootstrap(len(held.trial_ids), held.trial_condition, n_bootstraps, seed + t)
-        coherence_real[t] = recall(*held.coherence(known, held.sums()))
-        bits_psth[t] = _pooled(gain_psth, whole)
-        boot_psth[:, t] = _pooled(gain_psth, whole, drawn)
-        bits_self[t] = _pooled(gain_self, whole)
-        per_unit = np.full((len(sources), whole.shape[1]), np.nan)
-        others = [name for name, a in zip(subjects, animals, strict=True) if a != animals[t]]
-        for s, source in enumerate(sources):
-            if source == target or (source == ALL_OTHERS and not others):
+        return cls(
+            name=name,
+            held=held,
+            units=held.units,
+            mean=mean,
+            rate=rate,
+            whole=held.per_trial(held.measure(mean)),
+            gain_psth=gain_psth,
+            known=known,
+            drawn=bootstrap(len(held.trial_ids), held.trial_condition, n_bootstraps, seed),
+            coherence=recall(*held.coherence(known, held.sums())),
+            told=told,
+        )
+
+    def without_windows(self) -> _Target:
+        """Leave out the held-out windows, of which there may be many."""
+        return replace(self, held=None, rate=self.rate[:0].copy())
+
+
+class _Table:
+    """Scores of one model, target by target."""
+
+    def __init__(
+        self, model: Imputer, test: PairedWindows, animals: Sequence[str], n_bootstraps: int
+    ) -> None:
+        self.model, self.test, self.animals = model, test, animals
+        self.sources = [*test.subjects, ALL_OTHERS]
+        n = len(test.subjects)
+        shape = (len(self.sources), n)
+        self.bits, self.above = np.full(shape, np.nan), np.full(shape, np.nan)
+        self.coherence, self.noise = np.full(shape, np.nan), np.full(shape, np.nan)
+        self.coherence_ends = np.full((2, *shape), np.nan)
+        self.bits_self = np.empty(n)
+        self.boot_bits = np.full((n_bootstraps, *shape), np.nan)
+        self.boot_above = np.full((n_bootstraps, *shape), np.nan)
+        self.unit_bits: list[Array] = []
+
+    def add(self, t: int, target: _Target) -> None:
+        """Score what all sources say of a target."""
+        held, mean, drawn = target.held, target.mean, target.drawn
+        assert held is not None
+        n = len(self.test.subjects)
+        gain_self = held.gain(self._imputed(target, target.name), mean)
+        self.bits_self[t] = _pooled(gain_self, target.whole)
+        per_unit = np.full((len(self.sources), target.whole.shape[1]), np.nan)
+        of_others = zip(self.test.subjects, self.animals, strict=True)
+        others = [name for name, animal in of_others if animal != self.animals[t]]
+        for s, source in enumerate(self.sources):
+            if source == target.name or (source == ALL_OTHERS and not others):
                 continue
             named: str | list[str] | None = source
             if source == ALL_OTHERS:
                 named = None if len(others) == n - 1 else others
-            expected = imputed(model, test, target, named, n_units)[held.present]
+            expected = self._imputed(target, named)
             gain = held.gain(expected, mean)
             # Where a source is absent there is no prediction, so nothing to score either.
             there = held.per_trial(held.measure(mean, where=expected))
-            psth_there = gain_psth
-            if np.isnan(expected[:, 0, 0]).any() and not np.isnan(rate).any():
-                psth_there = held.gain(rate[:, :, None], mean, where=expected)
-            bits[s, t] = _pooled(gain, there)
-            above[s, t] = bits[s, t] - _pooled(psth_there, there)
-            boot_bits[:, s, t] = _pooled(gain, there, drawn)
-            boot_above[:, s, t] = _pooled(gain - psth_there, there, drawn)
+            psth_there = target.gain_psth
+            if np.isnan(expected[:, 0, 0]).any() and not np.isnan(target.rate).any():
+                psth_there = held.gain(target.rate[:, :, None], mean, where=expected)
+            self.bits[s, t] = _pooled(gain, there)
+            self.above[s, t] = self.bits[s, t] - _pooled(psth_there, there)
+            self.boot_bits[:, s, t] = _pooled(gain, there, drawn)
+            self.boot_above[:, s, t] = _pooled(gain - psth_there, there, drawn)
             per_unit[s] = _share(gain.sum(axis=0), there.sum(axis=0))
-            hits, trials = held.coherence(known, expected.sum(axis=2))
-            coherence[s, t] = recall(hits, trials)
-            coherence_ends[:, s, t] = recall_interval(hits, trials)
-            noise[s, t] = recall_noise(hits, trials)
-        unit_bits.append(per_unit)
-        unit_psth.append(_share(gain_psth.sum(axis=0), whole.sum(axis=0)))
-        units += [(target, unit) for unit in held.units]
+            hits, trials = held.coherence(target.known, expected.sum(axis=2))
+            self.coherence[s, t] = recall(hits, trials)
+            self.coherence_ends[:, s, t] = recall_interval(hits, trials)
+            self.noise[s, t] = recall_noise(hits, trials)
+        self.unit_bits.append(per_unit)
 
-    n_animals = len(names_of(animals))
-    told += filter(None, [too_few(n_animals)])
-    scores = xr.Dataset(
-        {
-            score: (("source", "target"), bits),
-            "above_psth": (("source", "target"), above),
-            "coherence": (("source", "target"), coherence),
-            "coherence_interval": (("bound", "source", "target"), coherence_ends),
-            f"{score}_self": ("target", bits_self),
-            f"{score}_psth": ("target", bits_psth),
-            "coherence_real": ("target", coherence_real),
-            f"{score}_unit": (("source", "unit"), np.concatenate(unit_bits, axis=1)),
-            f"{score}_psth_unit": ("unit", np.concatenate(unit_psth)),
-        },
-        coords={
-            "source": sources,
-            "target": subjects,
-            "sources": ["one other", ALL_OTHERS],
-            "bound": ["low", "high"],
-            "target_animal": ("target", animals),
-            **unit_coords(units),
-        },
-        attrs={
-            "by": by,
-            "score": score,
-            "n_bootstraps": n_bootstraps,
-            "warnings": json.dumps(told),
-        },
-    )
-    for name, values in ((score, bits), ("above_psth", above), ("coherence", coherence)):
-        means = [
-            known_mean(pairs_of_animals(values[:-1], animals)[0]),
-            known_mean(over_animals(values[-1], animals)),
-        ]
-        scores[f"mean_{name}"] = ("sources", [float(mean) for mean in means])
-        shares = name == "coherence"
-        ends = means_of_sources(values, animals, noise if shares else None)
-        ends = of_shares(ends) if shares else ends
-        scores[f"mean_{name}_interval"] = (("bound", "sources"), ends)
-    if n_bootstraps:
-        of_pairs = ((score, boot_bits), ("above_psth", boot_above))
-        for name, samples in (*of_pairs, (f"{score}_psth", boot_psth)):
-            dims = ("sample", *scores[name].dims)
-            scores[f"{name}_interval"] = interval(xr.DataArray(samples, dims=dims))
-    return scores
+    def _imputed(self, target: _Target, source: str | list[str] | None) -> Array:
+        assert target.held is not None
+        found = imputed(self.model, self.test, target.name, source, len(target.units))
+        return found[target.held.present]
+
+    def scores(self, targets: Sequence[_Target], attrs: dict[str, Any]) -> xr.Dataset:
+        """Give the table under its names, with means and intervals."""
+        score, n_bootstraps = attrs["score"], len(self.boot_bits)
+        psth = [_share(one.gain_psth.sum(axis=0), one.whole.sum(axis=0)) for one in targets]
+        scores = xr.Dataset(
+            {
+                score: (("source", "target"), self.bits),
+                "above_psth": (("source", "target"), self.above),
+                "coherence": (("source", "target"), self.coherence),
+                "coherence_interval": (("bound", "source", "target"), self.coherence_ends),
+                f"{score}_self": ("target", self.bits_self),
+                f"{score}_psth": ("target", [_pooled(o.gain_psth, o.whole) for o in targets]),
+                "coherence_real": ("target", [one.coherence for one in targets]),
+                f"{score}_unit": (("source", "unit"), np.concatenate(self.unit_bits, axis=1)),
+                f"{score}_psth_unit": ("unit", np.concatenate(psth)),
+            },
+            coords={
+                "source": self.sources,
+                "target": list(self.test.subjects),
+                "sources": ["one other", ALL_OTHERS],
+                "bound": ["low", "high"],
+                "target_animal": ("target", list(self.animals)),
+                **unit_coords([(one.name, unit) for one in targets for unit in one.units]),
+            },
+            attrs=attrs,
+        )
+        named = ((score, self.bits), ("above_psth", self.above), ("coherence", self.coherence))
+        for name, values in named:
+            means = [
+                known_mean(pairs_of_animals(values[:-1], self.animals)[0]),
+                known_mean(over_animals(values[-1], self.animals)),
+            ]
+            scores[f"mean_{name}"] = ("sources", [float(mean) for mean in means])
+            shares = name == "coherence"
+            ends = means_of_sources(values, self.animals, self.noise if shares else None)
+            ends = of_shares(ends) if shares else ends
+            scores[f"mean_{name}_interval"] = (("bound", "sources"), ends)
+        if n_bootstraps:
+            boot_psth = [_pooled(one.gain_psth, one.whole, one.drawn) for one in targets]
+            of_pairs = ((score, self.boot_bits), ("above_psth", self.boot_above))
+            for name, samples in (*of_pairs, (f"{score}_psth", np.stack(boot_psth, axis=1))):
+                dims = ("sample", *scores[name].dims)
+                scores[f"{name}_interval"] = interval(xr.DataArray(samples, dims=dims))
+        return scores
 
 
 def means_of_sources(

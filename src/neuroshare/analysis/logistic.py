@@ -215,6 +215,9 @@ def _minimum(
             further, new_slope = loss(v - size * step)
             if further <= value - 1e-4 * size * gain + _NOISE * abs(value) or size < 1e-6:
                 break
+            # Where single precision no longer tells values apart, slopes do (Hager & Zhang 2005).
+            if further <= value + _NOISE and np.vdot(new_slope, step) >= -0.9998 * gain:
+                break
             size /= 2
         moved, bent = -size * step, new_slope - slope
         if (product := float(np.vdot(moved, bent))) > 0:

@@ -19,7 +19,8 @@ Features = Literal["sum", "window"]
 Meetings = dict[tuple[str, str], Any]
 """How often trials met, (trial, trial) of each pair of subjects, dense or sparse."""
 
-_EXACT_PCA = 1000  # features up to which the covariance is diagonalised in full
+EXACT_PCA = 1000
+"""Features up to which the covariance is diagonalised in full."""
 TOLERANCE = 1e-10
 """Variances below are none."""
 
@@ -38,11 +39,16 @@ class Encoder:
 
     def __call__(self, x: Array) -> Array:
         """Latents (..., latent) of features (..., feature)."""
-        return (x - self.mean) / self.scale @ self.weights
+        return mapped((x - self.mean) / self.scale, self.weights)
 
     def first(self, n: int) -> Encoder:
         """Map to the first n latents."""
         return replace(self, weights=self.weights[:, :n])
+
+
+def mapped(x: Array, weights: Array) -> Array:
+    """Rows x (..., feature) times weights (feature, latent), in one product of matrices."""
+    return np.asarray((x.reshape(-1, x.shape[-1]) @ weights).reshape(*x.shape[:-1], -1))
 
 
 def meetings_of(
@@ -99,7 +105,7 @@ def covariances(scores: dict[str, Array], meetings: Meetings) -> dict[tuple[str,
 def principal_axes(x: Array, n: int, seed: int) -> Array:
     """Leading principal axes (feature, component) of centred rows."""
     n = min(n, *x.shape)
-    if x.shape[1] <= _EXACT_PCA:
+    if x.shape[1] <= EXACT_PCA:
         _, axes = eigh(x.T @ x)
         return np.asarray(axes[:, ::-1][:, :n])
     return np.asarray(randomized_svd(x, n, random_state=seed)[2].T)

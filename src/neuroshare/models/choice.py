@@ -358,12 +358,11 @@ def _quick(tried: _Folds, place: tuple[int, int]) -> dict[Start, Both]:
     """Own and cross accuracy of all starts of a number of parts, in one fold."""
     n_parts, fold = place
     criterion = Criterion(tried.folds[0][0].thinned().targets)
-    seen = tried.seen(n_parts, fold)
     scores = {}
-    for weighting in tried.weightings:
-        encoders = tried.widest(n_parts, fold, weighting)
-        codes = [_codes(part, encoders) for part in seen]
-        there = next(iter(encoders.values()))[1].shape[1]
+    encoders = [tried.widest(n_parts, fold, weighting) for weighting in tried.weightings]
+    seen = tried.codes(n_parts, fold, encoders)
+    for weighting, of, *codes in zip(tried.weightings, encoders, *seen, strict=True):
+        there = next(iter(of.values()))[1].shape[1]
         for k in (k for k in tried.widths if k <= there):
             few = [{n: (z[..., :k], y) for n, (z, y) in part.items()} for part in codes]
             accuracy = criterion.quick(few[0], few[1])
@@ -378,13 +377,13 @@ def _settled(tried: _Folds, asked: tuple[int, Sequence[Start]]) -> dict[Start, B
     """
     fold, starts = asked
     criterion = Criterion(tried.folds[0][0].thinned().targets)
-    seen = tried.seen(starts[0].parts, fold) if starts else ()
-    scores = {}
-    for start in starts:
-        encoders = tried.encoders(fold, start)
-        codes = (_codes(part, encoders) for part in seen)
-        scores[start] = own_and_cross(criterion.settled(*codes)[0])
-    return scores
+    if not starts:
+        return {}
+    seen = tried.codes(starts[0].parts, fold, [tried.encoders(fold, start) for start in starts])
+    return {
+        start: own_and_cross(criterion.settled(*codes)[0])
+        for start, *codes in zip(starts, *seen, strict=True)
+    }
 
 
 @dataclass
@@ -409,10 +408,14 @@ class _Folds:
             self._read[n_parts, part] = Features(self.whole[part], self.roots, n_parts)
         return self._read[n_parts, part]
 
-    def seen(self, n_parts: int, fold: int) -> tuple[Codes, Codes]:
-        """Features and conditions of both parts of a fold."""
-        train, held_out = self.folds[fold]
-        return self.features(n_parts, 0).of(train), self.features(n_parts, 1).of(held_out)
+    def codes(
+        self, n_parts: int, fold: int, encoders: Sequence[_Encoders]
+    ) -> list[Sequence[Codes]]:
+        """Latents of both parts of a fold, by each of some encoders."""
+        return [
+            self.features(n_parts, part).codes(windows, encoders)
+            for part, windows in enumerate(self.folds[fold])
+        ]
 
     def moments(self, n_parts: int, fold: int) -> dict[str, Moments]:
         """Of the training trials of a fold; those of the last one are kept, for they are large."""
@@ -441,11 +444,6 @@ class _Folds:
         width = min(width, most_latents(moments)) if self.shares else width
         maps = maps_of(moments, weighting, width, alone=not self.shares, seed=self.seed)
         return {name: (moments[name].loc, of) for name, of in maps.items()}
-
-
-def _codes(features: Codes, encoders: _Encoders) -> Codes:
-    """Latents of features, by subject."""
-    return {n: ((x - encoders[n][0]) @ encoders[n][1], y) for n, (x, y) in features.items()}
 
 
 def _row(

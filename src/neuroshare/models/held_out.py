@@ -131,9 +131,11 @@ def discriminant_accuracy(fitted: Codes, held_out: Codes, shrinkage: float = 0.0
     """
 
     def accuracy(known: NDArray[np.int64], evidence: Array, y: NDArray[np.int64]) -> float:
-        return _balanced(known, log_softmax(evidence, axis=-1).sum(axis=1), y)
+        return _balanced(known, evidence[:, 0], y)
 
-    return _of_pairs(fitted, held_out, accuracy, shrinkage)
+    # What makes probabilities of evidence is the same for all conditions, and so sums will do.
+    whole = {name: (z.mean(axis=1, keepdims=True), y) for name, (z, y) in held_out.items()}
+    return _of_pairs(fitted, whole, accuracy, shrinkage)
 
 
 def decoded(fitted: Codes, held_out: Codes, targets: Array, shrinkage: float = 0.01) -> Array:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,9 @@ from neuroshare.models.alignment import (
     Meetings,
     covariances,
     features_of,
+    mapped,
     mcca,
-    meetings_of,
     met_by,
-    principal_axes,
     procrustes,
     srm,
 )
@@ -39,6 +38,7 @@ from neuroshare.models.held_out import (
     own_and_cross,
     why_not,
 )
+from neuroshare.models.linear_parts import How, Look, Prepared, Settings, how_of
 from neuroshare.support.checks import (
     require,
     require_number,
@@ -59,28 +59,6 @@ _FEW = 8
 """Latents where nothing can be chosen."""
 _COLUMNS = ["latent_dim", "n_components", "ridge", "score", "own", "cross", "chosen"]
 _FLOOR = 0.2  # of expected counts, in units of the mean count
-
-
-class _Settings(NamedTuple):
-    """What can be left to choose."""
-
-    latent_dim: int
-    n_components: int
-    ridge: float
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """Standardised features of all subjects on their principal axes, and who met whom."""
-
-    used: dict[str, NDArray[np.int64]]
-    conditions: dict[str, NDArray[np.int64]]
-    meetings: Meetings
-    standards: dict[str, tuple[Array, Array]]
-    bases: dict[str, Array]  # (feature, component)
-    projected: dict[str, Array]  # (trial, start, component)
-    covariances: dict[int, dict[tuple[str, str], Array]] = field(default_factory=dict)
-    """Of the first so many components, once they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -219,129 +197,39 @@ class LinearAlignment(Estimator):
         ValueError
             If a parameter is out of its range or a subject takes part in no window.
         """
-        require_windows(train, "LinearAlignment.fit")
-        self._check_parameters(train)
-        self.roots_ = {name: self._takes_root(name, train) for name in train.subjects}
-        settings, self.selection_ = self._chosen(train)
+        fit_together([self], train)
+        return self
+
+    def _fit(self, look: Look, settings: Settings, fitted: Fitted) -> None:
+        """Learn maps and read-out of the settings that were chosen."""
         self.latent_dim_, self.n_components_, self.ridge_ = settings
-        fitted = Fitted.of(train)
-        train = train.thinned()
         n = settings.latent_dim if self.method == "procrustes" else settings.n_components
-        aligned = self._aligned(train, self._prepared(train, n), settings)
+        aligned = self._aligned(look.train, look.prepared(n), settings)
         self.fitted_ = fitted
         # Changes of the parameters do not reach what was fitted.
         self._features: Features = self.features
         self._readout_ridge = self.readout_ridge
         self.encoders_ = aligned.encoders
-        self._learn_readout(train, aligned)
-        return self
-
-    def _chosen(self, train: PairedWindows) -> tuple[_Settings, pd.DataFrame]:
-        """Give the settings, and the candidates if there were any."""
-        k, n, ridge = (
-            None if isinstance(value, str) else value
-            for value in (self.latent_dim, self.n_components, self.ridge)
-        )
-        known = _COMPONENTS_AND_RIDGES[: None if self.method == "mcca" else 1]
-        pairs = {(int(n or a), float(b if ridge is None else ridge)) for a, b in known}
-        few = min(_FEW, *(len(ids) for ids in train.units.values()))
-        plain = _Settings(int(k or few), *min(pairs))
-        most = most_widths(train)
-        widths = sorted({min(k, most) for k in WIDTHS})
-        if k is not None:
-            widths = [int(k)]
-        if len(pairs) * len(widths) == 1 or why_not(train):
-            return plain, pd.DataFrame(columns=_COLUMNS)
-        folds = [
-            (fitted.thinned(), held_out.thinned())
-            for fitted, held_out in folds_of(train, None, N_FOLDS, self.seed)
-        ]
-        criterion = Criterion(train.targets)
-        scores: dict[_Settings, list[tuple[float, float]]] = {}
-        codes: dict[tuple[_Settings, int], tuple[Codes, Codes]] = {}
-        for fold, parts in enumerate(folds):
-            features = [self._trials(part) for part in parts]
-            for candidate, encoders in self._candidates(parts[0], sorted(pairs), widths):
-                coded = [
-                    {n: (encoders[n](x), y) for n, (x, y) in part.items()} for part in features
-                ]
-                codes[candidate, fold] = coded[0], coded[1]
-                found = own_and_cross(criterion.quick(coded[0], coded[1]))
-                scores.setdefault(candidate, []).append(found)
-        both = {c: np.array(found) for c, found in scores.items() if len(found) == len(folds)}
-        if not both:
-            return plain, pd.DataFrame(columns=_COLUMNS)
-        best = sorted(both, key=lambda c: -np.nanmean(both[c]))[:N_SETTLED]
-        for candidate in best if len(best) > 1 else ():
-            both[candidate] = np.array(
-                [
-                    own_and_cross(criterion.settled(*codes[candidate, fold])[0])
-                    for fold in range(len(folds))
-                ]
-            )
-        chosen = max(best, key=lambda c: np.nanmean(both[c]))
-        rows = [
-            [*c, np.nanmean(found), *found.mean(axis=0), c == chosen] for c, found in both.items()
-        ]
-        return chosen, pd.DataFrame(rows, columns=_COLUMNS)
-
-    def _trials(self, paired: PairedWindows) -> Codes:
-        """Features (trial, start, feature) and conditions of all trials, by subject."""
-        return {
-            name: (
-                features_of(
-                    paired, name, np.arange(paired.n_trials(name)), self.features, self.roots_[name]
-                ),
-                paired.codes(name),
-            )
-            for name in paired.subjects
-        }
+        self._learn_readout(look.train, aligned)
 
     def _candidates(
-        self, train: PairedWindows, pairs: Sequence[tuple[int, float]], widths: Sequence[int]
-    ) -> Iterator[tuple[_Settings, dict[str, Encoder]]]:
+        self, look: Look, search: _Search
+    ) -> Iterator[tuple[Settings, dict[str, Encoder]]]:
         """Encoders of all settings that the training windows allow."""
-        most = max(widths) if self.method == "procrustes" else max(n for n, _ in pairs)
-        prepared = self._prepared(train, most)
-        for n, ridge in pairs:
+        prepared = look.prepared(search.most)
+        for n, ridge in search.pairs:
             encoders: dict[str, Encoder] = {}
-            for k in reversed(widths):
+            for k in reversed(search.widths):
                 if self.method != "mcca" or not encoders:
+                    settings = Settings(k, n, ridge)
                     try:
-                        encoders = self._aligned(train, prepared, _Settings(k, n, ridge)).encoders
+                        encoders = self._aligned(look.train, prepared, settings).encoders
                     except ValueError:  # more latents than there are dimensions
                         continue
                 # Few canonical variates are the first of many.
-                yield _Settings(k, n, ridge), {a: e.first(k) for a, e in encoders.items()}
+                yield Settings(k, n, ridge), {a: e.first(k) for a, e in encoders.items()}
 
-    def _prepared(self, train: PairedWindows, n_components: int) -> _Prepared:
-        """Look at thinned windows, on so many principal axes; fewer are the first of them."""
-        tables = _tables(train, self.n_repairs, self.seed)
-        used = {}
-        for column, name in enumerate(train.subjects):
-            positions = np.unique(np.concatenate([table[:, column] for table in tables]))
-            used[name] = positions[positions >= 0]
-            if not len(used[name]):
-                raise ValueError(f"subject {name!r} takes part in no training window.")
-        standards, bases, projected, conditions = {}, {}, {}, {}
-        for name, positions in used.items():
-            conditions[name] = train.codes(name)[positions]
-            weight = 1 / np.bincount(conditions[name])[conditions[name]]
-            weight /= weight.sum()
-            x = features_of(train, name, positions, self.features, self.roots_[name])
-            mean = np.einsum("i,isf->f", weight, x) / x.shape[1]
-            variance = np.einsum("i,isf->f", weight, (x - mean) ** 2) / x.shape[1]
-            # A silent unit has no variance: it stays at zero, and its weight does not matter.
-            scale = np.where(variance > TOLERANCE, np.sqrt(variance), 1.0)
-            x -= mean
-            x /= scale
-            bases[name] = principal_axes(x.reshape(-1, x.shape[2]), n_components, self.seed)
-            projected[name] = x @ bases[name]
-            standards[name] = (mean, scale)
-        meetings = meetings_of(tables, train.subjects, used, train.behavior is not None)
-        return _Prepared(used, conditions, meetings, standards, bases, projected)
-
-    def _aligned(self, train: PairedWindows, prepared: _Prepared, settings: _Settings) -> _Aligned:
+    def _aligned(self, train: PairedWindows, prepared: Prepared, settings: Settings) -> _Aligned:
         """Learn the maps of some settings."""
         latent_dim, n_components, ridge = settings
         n = latent_dim if self.method == "procrustes" else n_components
@@ -368,7 +256,7 @@ class LinearAlignment(Estimator):
             else:
                 maps = srm(covariance, latent_dim)
 
-        latents = {name: score @ maps[name] for name, score in scores.items()}
+        latents = {name: mapped(score, maps[name]) for name, score in scores.items()}
         for name, z in latents.items():
             spread = z.std(axis=(0, 1))
             spread[spread < TOLERANCE] = 1.0
@@ -425,6 +313,9 @@ class LinearAlignment(Estimator):
         self.latent_covariance_ = covariances(latents, meetings)
         self.mean_counts_: dict[str, Array] = {}
         self.count_covariance_: dict[tuple[str, str], Array] = {}
+        # One rate for all lags where the latents have one weight for them: a rate of its own for
+        # every lag of the few windows that were looked at is mostly noise.
+        whole = self.features == "sum"
         for target, positions in used.items():
             counts = np.asarray(train.activity(target, positions), float)
             n_units = counts.shape[1]
@@ -432,26 +323,24 @@ class LinearAlignment(Estimator):
             products = {
                 source: np.empty((self.latent_dim_, n_units, train.width)) for source in used
             }
-            # Partners of each target trial, summed over meetings: (trial, start, latent).
+            # Partners of each target trial, summed over meetings: (window, latent).
             partners, totals = {}, {}
             for source in used:
                 met = meetings[source, target]
                 totals[source] = max(met.sum(), 1) * len(train.first_bins)
                 z = latents[source] - self.latent_mean_[source]
-                partners[source] = met_by(met, z)
-            for lag in range(train.width):
-                x = counts[:, :, train.first_bins + lag].transpose(0, 2, 1)
-                mean[:, lag] = x.mean(axis=(0, 1))
-                flat = (x - mean[:, lag]).reshape(-1, n_units)
+                partners[source] = met_by(met, z).reshape(-1, self.latent_dim_)
+            for lag in range(1 if whole else train.width):
+                if whole:
+                    x = features_of(train, target, positions, "sum", False) / train.width
+                else:
+                    x = counts[:, :, train.first_bins + lag].transpose(0, 2, 1)
+                at = slice(None) if whole else slice(lag, lag + 1)
+                level = x.mean(axis=(0, 1))
+                mean[:, at] = level[:, None]
+                flat = (x - level).reshape(-1, n_units)
                 for source, z in partners.items():
-                    product = z.reshape(-1, self.latent_dim_).T @ flat
-                    products[source][:, :, lag] = product / totals[source]
-            if self.features == "sum":
-                # One rate for all lags, as the latents have one weight: a rate of its own for
-                # every lag of the few windows that were looked at is mostly noise.
-                mean[:] = mean.mean(axis=1, keepdims=True)
-                for product in products.values():
-                    product[:] = product.mean(axis=2, keepdims=True)
+                    products[source][:, :, at] = (z.T @ flat / totals[source])[:, :, None]
             floor = 0.5 / (counts.shape[0] * len(train.first_bins))
             self.mean_counts_[target] = np.maximum(mean, floor if are_counts(counts) else -np.inf)
             for source, product in products.items():
@@ -574,7 +463,111 @@ class LinearAlignment(Estimator):
         )
 
 
-def _tables(paired: PairedWindows, n_repairs: int, seed: int) -> list[NDArray[np.int64]]:
-    if not paired.redraws:
-        return [paired.partners]
-    return [paired.repair(seed + k).partners for k in range(n_repairs)]
+class _Search:
+    """Candidates of one alignment, and how they did in the folds so far."""
+
+    def __init__(self, model: LinearAlignment, train: PairedWindows) -> None:
+        k, n, ridge = (
+            None if isinstance(value, str) else value
+            for value in (model.latent_dim, model.n_components, model.ridge)
+        )
+        known = _COMPONENTS_AND_RIDGES[: None if model.method == "mcca" else 1]
+        pairs = {(int(n or a), float(b if ridge is None else ridge)) for a, b in known}
+        few = min(_FEW, *(len(ids) for ids in train.units.values()))
+        most = most_widths(train)
+        self.model = model
+        self.plain = Settings(int(k or few), *min(pairs))
+        self.pairs = sorted(pairs)
+        self.widths = sorted({min(k, most) for k in WIDTHS}) if k is None else [int(k)]
+        self.scores: dict[Settings, list[tuple[float, float]]] = {}
+        self.codes: dict[tuple[Settings, int], tuple[Codes, Codes]] = {}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is left to choose."""
+        return len(self.pairs) * len(self.widths) > 1
+
+    @property
+    def most(self) -> int:
+        """Components that are asked for at most."""
+        procrustes = self.model.method == "procrustes"
+        return max(self.widths) if procrustes else max(n for n, _ in self.pairs)
+
+    def note(self, fold: int, look: Look, parts: Sequence[Codes], criterion: Criterion) -> None:
+        """Score all candidates by the standardised features of a fold."""
+        for candidate, encoders in self.model._candidates(look, self):
+            fitted, held_out = (
+                {n: (mapped(x, encoders[n].weights), y) for n, (x, y) in part.items()}
+                for part in parts
+            )
+            self.codes[candidate, fold] = fitted, held_out
+            found = own_and_cross(criterion.quick(fitted, held_out))
+            self.scores.setdefault(candidate, []).append(found)
+
+    def chosen(self, n_folds: int, criterion: Criterion) -> tuple[Settings, pd.DataFrame]:
+        """Give the settings, and the candidates if there were any."""
+        both = {c: np.array(found) for c, found in self.scores.items() if len(found) == n_folds}
+        if not both:
+            return self.plain, pd.DataFrame(columns=_COLUMNS)
+        best = sorted(both, key=lambda c: -np.nanmean(both[c]))[:N_SETTLED]
+        for candidate in best if len(best) > 1 else ():
+            both[candidate] = np.array(
+                [
+                    own_and_cross(criterion.settled(*self.codes[candidate, fold])[0])
+                    for fold in range(n_folds)
+                ]
+            )
+        chosen = max(best, key=lambda c: np.nanmean(both[c]))
+        rows = [
+            [*c, np.nanmean(found), *found.mean(axis=0), c == chosen] for c, found in both.items()
+        ]
+        return chosen, pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def fit_together(models: Sequence[LinearAlignment], train: PairedWindows) -> None:
+    """Fit alignments to the same windows; what they have in common is looked at once.
+
+    Parameters
+    ----------
+    models
+        Each ends as its `fit` alone would leave it.
+    train
+        Paired windows.
+    """
+    require_windows(train, "LinearAlignment.fit")
+    alike: dict[How, list[_Search]] = {}
+    for model in models:
+        model._check_parameters(train)
+        model.roots_ = {name: model._takes_root(name, train) for name in train.subjects}
+        how = how_of(model.features, model.roots_, model.n_repairs, model.seed)
+        alike.setdefault(how, []).append(_Search(model, train))
+    fitted = Fitted.of(train)
+    for how, searches in alike.items():
+        most = max(search.most for search in searches)
+        found = _chosen(how, searches, train)
+        look = Look(train.thinned(), how, most)
+        for search, (settings, table) in zip(searches, found, strict=True):
+            search.model.selection_ = table
+            search.model._fit(look, settings, fitted)
+
+
+def _chosen(
+    how: How, searches: Sequence[_Search], train: PairedWindows
+) -> list[tuple[Settings, pd.DataFrame]]:
+    """Choose what is open by inner folds of the training windows."""
+    choosing = [search for search in searches if search.is_open]
+    n_folds = 0
+    criterion = Criterion(train.targets)
+    if choosing and not why_not(train):
+        folds = folds_of(train, None, N_FOLDS, how.seed)
+        n_folds = len(folds)
+        most = max(search.most for search in choosing)
+        for fold, parts in enumerate(folds):
+            look = Look(parts[0].thinned(), how, most)
+            # What is taken from features is the same for all of an alignment's axes.
+            prepared = look.prepared(choosing[0].most)
+            of_parts = look.trials, how.trials(parts[1].thinned())
+            standardised = [prepared.standardised(trials) for trials in of_parts]
+            for search in choosing:
+                search.note(fold, look, standardised, criterion)
+    return [search.chosen(n_folds, criterion) for search in searches]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroshare.models.alignment import Array
-from neuroshare.models.inputs import all_sums, grouped_sums
+from neuroshare.models.alignment import Array, mapped
+from neuroshare.models.inputs import grouped_sums
+from neuroshare.support.chunks import in_chunks
 from neuroshare.windows.paired import PairedWindows
 
 TOLERANCE = 1e-10
@@ -41,12 +43,21 @@ class Moments:
 
 def moments_of(train: PairedWindows, name: str, root: bool, n_groups: int = 1) -> Moments:
     """Read the counts once, some trials at a time: there may be more than memory holds."""
-    codes, n_conditions = train.codes(name), len(train.conditions)
+    pieces = (
+        (trials, np.sqrt(counts) if root else counts, counts)
+        for trials, counts in grouped_sums(train, name, n_groups)
+    )
+    return _moments(pieces, train.codes(name), len(train.conditions))
+
+
+def _moments(
+    pieces: Iterable[tuple[slice, Array, Array]], codes: NDArray[np.int64], n_conditions: int
+) -> Moments:
+    """Moments of trials that come in pieces: their places, features and counts."""
     near: Array | None = None
     read: list[Unlabelled] = []
     sums: list[Array] = []
-    for trials, counts in grouped_sums(train, name, n_groups):
-        x = np.sqrt(counts) if root else counts
+    for trials, x, counts in pieces:
         near = x.mean((0, 1)) if near is None else near
         part = Unlabelled.of(x, counts, near)
         found = part.by_condition(codes[trials], n_conditions)
@@ -147,6 +158,8 @@ class Unlabelled:
 class Features:
     """What encoders see of thinned windows, read once for all folds of their trials.
 
+    Counts are kept in as few bytes as they need; roots are taken of some trials at a time.
+
     Parameters
     ----------
     whole
@@ -159,28 +172,65 @@ class Features:
 
     def __init__(self, whole: PairedWindows, roots: Mapping[str, bool], n_groups: int) -> None:
         self.roots = roots
-        self.x: dict[str, Array] = {}
+        self.sums: dict[str, NDArray[Any]] = {}
         self.positions: dict[str, NDArray[np.int64]] = {}
-        for name, root in roots.items():
-            sums = all_sums(whole.thinned(), name, n_groups)
-            self.x[name] = np.sqrt(sums, out=sums) if root else sums
+        thinned = whole.thinned()
+        for name in roots:
+            pieces = [_compact(sums) for _, sums in grouped_sums(thinned, name, n_groups)]
+            self.sums[name] = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
             self.positions[name] = whole.trials[name]
-
-    def of(self, fold: PairedWindows) -> dict[str, tuple[Array, NDArray[np.int64]]]:
-        """Features (trial, start, feature) of the trials of a fold, and their conditions."""
-        return {
-            name: (self.x[name][self._rows(fold, name)], fold.codes(name)) for name in self.roots
-        }
 
     def moments(self, fold: PairedWindows) -> dict[str, Moments]:
         """Moments of the trials of a fold."""
-        found = {}
-        for name, (x, codes) in self.of(fold).items():
-            counts = np.rint(np.square(x)) if self.roots[name] else x
-            found[name] = Unlabelled.of(x, counts).moments(codes, len(fold.conditions))
+        n = len(fold.conditions)
+        return {
+            name: _moments(self._pieces(fold, name), fold.codes(name), n) for name in self.roots
+        }
+
+    def codes(
+        self, fold: PairedWindows, encoders: Sequence[Mapping[str, tuple[Array, Array]]]
+    ) -> list[dict[str, tuple[Array, NDArray[np.int64]]]]:
+        """Latents of the trials of a fold, and their conditions, by each of some encoders.
+
+        Parameters
+        ----------
+        fold
+            Windows.
+        encoders
+            Loc (feature,), the same in all of them, and map (feature, latent) by subject.
+        """
+        found: list[dict[str, tuple[Array, NDArray[np.int64]]]] = [{} for _ in encoders]
+        for name in self.roots if encoders else ():
+            loc = encoders[0][name][0]
+            ends = np.cumsum([one[name][1].shape[1] for one in encoders])
+            maps = np.concatenate([one[name][1] for one in encoders], axis=1)
+            # Some trials at a time: features take more memory than all else.
+            none = np.zeros((0, self.sums[name].shape[1], ends[-1]))
+            pieces = self._pieces(fold, name)
+            z = np.concatenate([none, *(mapped(x - loc, maps) for _, x, _ in pieces)])
+            for own, part in zip(found, np.split(z, ends[:-1], axis=2), strict=True):
+                own[name] = np.ascontiguousarray(part), fold.codes(name)
         return found
+
+    def _pieces(self, fold: PairedWindows, name: str) -> Iterator[tuple[slice, Array, Array]]:
+        """Places, features and counts of the trials of a fold, some of them at a time."""
+        done, sums = 0, self.sums[name]
+        for rows in in_chunks(self._rows(fold, name), int(np.prod(sums.shape[1:]))):
+            counts = sums[rows].astype(float)
+            x = np.sqrt(counts) if self.roots[name] else counts
+            yield slice(done, done + len(rows)), x, counts
+            done += len(rows)
 
     def _rows(self, fold: PairedWindows, name: str) -> NDArray[np.int64]:
         known = self.positions[name]
         order = np.argsort(known, kind="stable")
         return np.asarray(order[np.searchsorted(known[order], fold.trials[name])])
+
+
+def _compact(sums: Array) -> NDArray[Any]:
+    """Whole numbers in the fewest bytes."""
+    if sums.size and sums.min() >= 0 and sums.max() < 2**16:
+        whole = sums.astype(np.uint8 if sums.max() < 2**8 else np.uint16)
+        if np.array_equal(whole, sums):
+            return whole
+    return sums

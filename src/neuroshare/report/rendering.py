@@ -54,13 +54,24 @@ def picture(draw: Callable[[Axes], Axes], caption: str, projection: str | None =
 def drawn(draw: Callable[[Axes], Axes], projection: str | None = None) -> bytes:
     """One plot as the content of an SVG file."""
     figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
-    FigureCanvasSVG(figure)
+    canvas = FigureCanvasSVG(figure)
     draw(figure.add_subplot(projection=projection))
+    _lay_out(figure)
     buffer = io.BytesIO()
     # A fixed salt and no date: the same run gives the same page.
     with mpl.rc_context({"svg.hashsalt": "neuroshare"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        canvas.print_svg(buffer, metadata={"Date": None})  # type: ignore[no-untyped-call]
     return buffer.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Find the places of everything, for `savefig` would draw all of it twice to do so."""
+    dpi = figure.dpi
+    figure.set_dpi(72)  # that of an SVG
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+    figure.set_layout_engine("none")
+    figure.set_dpi(dpi)
 
 
 def render(template: str, **parts: Any) -> str:

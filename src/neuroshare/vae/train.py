@@ -202,10 +202,14 @@ def fit(
         raise ValueError("fit takes validation or watch: one of them chooses the weights.")
     device = next(vae.parameters()).device
     epochs, beta = training.epochs, training.beta
+    recorded = is_recorded(training.graphs, data, device)
+    path = Path(training.checkpoint) if training.checkpoint is not None else None
+    if not epochs and (path is None or not path.exists()):
+        # Without an optimizer, for those of PyTorch import its compiler.
+        return _ended(vae, data, History(), training)
     optimizer = adam(
         grouped(vae.named_parameters(), training), training.lr, training.weight_decay, device
     )
-    path = Path(training.checkpoint) if training.checkpoint is not None else None
     state = _State(training.of(vae, data, validation) if path else {}, vae, optimizer, device)
     history = state.history
     mean = RunningMean(vae, training.average) if training.average else None
@@ -220,7 +224,7 @@ def fit(
         optimizer.step()
 
     step: Callable[[Tensor], None] = learn
-    if is_recorded(training.graphs, data, device):
+    if recorded:
         full = min(training.batch_size, len(data))
         step = RecordedStep(learn, torch.zeros(full, dtype=torch.long, device=device))
     with generators_of(device, training.seed), matmul_precision(training.precision):
@@ -303,6 +307,11 @@ def fit(
         vae.load_state_dict(state.best)
     elif mean is not None:
         mean.exchange()
+    return _ended(vae, data, history, training)
+
+
+def _ended(vae: MultimodalVAE, data: Data, history: History, training: Training) -> History:
+    """Note the loss of the weights that are there at last."""
     vae.eval()
     if not history.interrupted:
         history.final_loss = final_loss(vae, data, history, training)

@@ -13,11 +13,16 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from tqdm.auto import tqdm
 
-from neuroshare.analysis.classification import LEVELS, Windows, mean_accuracies
-from neuroshare.analysis.imputation import imputation_scores, means_of_sources
+from neuroshare.analysis.classification import (
+    LEVELS,
+    Windows,
+    mean_accuracies,
+    windows_by_subject,
+)
+from neuroshare.analysis.imputation import means_of_sources, scores_of_models
 from neuroshare.analysis.inference import interval, p_value
 from neuroshare.analysis.separation import all_pairs, mean_intervals, separation
-from neuroshare.models.linear import LinearAlignment
+from neuroshare.models.linear import LinearAlignment, fit_together
 from neuroshare.models.redrawn import Latents, Redrawn, can_redraw
 from neuroshare.models.shared import SharedLatentModel
 from neuroshare.support.checks import require, require_seed, require_whole
@@ -200,22 +205,37 @@ def score_models(
         "n_bootstraps": n_bootstraps,
         "seed": seed,
     }
+    ready = _fitted({**linear, **(models or {})}, train) | dict(fitted or {})
     repaired = _repaired(everything, train, test, by, n_repairings, seed, executor)
     scored = {}
     if baselines:
         scored[RAW] = Scored(_raw(train, test, **settings))
-    bar = tqdm(everything.items(), disable=not progress, unit="model", leave=False)
+    imputed: dict[str, xr.Dataset] = {}
+    if imputation and len(test.subjects) > 1:
+        few = train.thinned(), test.thinned()
+        of_models = scores_of_models(list(ready.values()), *few, n_bootstraps, seed, by=by)
+        imputed = dict(zip(ready, of_models, strict=True))
+    bar = tqdm(ready.items(), disable=not progress, unit="model", leave=False)
     for name, model in bar:
         bar.set_description(f"score {name}")
-        ready = model if name in (fitted or {}) else clone(model).fit(train)
         scored[name] = Scored(
-            separation(ready.transform(train), ready.transform(test), **settings),
-            imputation_scores(ready, train.thinned(), test.thinned(), n_bootstraps, seed, by=by)
-            if imputation and len(test.subjects) > 1
-            else None,
+            separation(model.transform(train), model.transform(test), **settings),
+            imputed.get(name),
             repaired.get(name),
         )
     return scored
+
+
+def _fitted(models: Mapping[str, Any], train: PairedWindows) -> dict[str, Any]:
+    """Clones of models, fitted; linear alignments together, for they look at the same."""
+    ready = {name: clone(model) for name, model in models.items()}
+    linear = [model for model in ready.values() if type(model) is LinearAlignment]
+    if linear:
+        fit_together(linear, train)
+    return {
+        name: model if type(model) is LinearAlignment else model.fit(train)
+        for name, model in ready.items()
+    }
 
 
 def tabulate(scored: Mapping[str, Scored], against: str | None = None) -> pd.DataFrame:
@@ -269,12 +289,13 @@ def raw_counts(paired: PairedWindows) -> xr.DataArray:
 
 def _raw(train: PairedWindows, test: PairedWindows, **settings: Any) -> xr.Dataset:
     """Separation of raw counts, the penalty chosen on trials held out of the training part."""
-    parts = train.thinned().split(0.25, seed=settings["seed"])
-    inner, validation = (raw_counts(part) for part in parts)
+    parts = [raw_counts(p) for p in train.thinned().split(0.25, seed=settings["seed"])]
+    inner, validation = (windows_by_subject(part, settings["by"]) for part in parts)
+    animals = parts[0]["animal"].values.tolist()
 
     def validated(C: float) -> float:
-        scores = separation(inner, validation, settings["by"], C=C, pooled=False)
-        return float(scores.mean_own.sel(level="trial"))
+        found = mean_accuracies(inner, validation, animals, C, pooled=False)
+        return float(found["mean_own"][LEVELS.index("trial")])
 
     best = max(_PENALTIES, key=validated)
     scores = separation(raw_counts(train), raw_counts(test), C=best, pooled=False, **settings)
