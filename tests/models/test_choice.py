@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from neuroshare.models import held_out
-from neuroshare.models.choice import Looks, choose_steps
+from neuroshare.models.choice import Looks, Start, choose_steps, surest
+from neuroshare.models.linear_start import WEIGHTINGS
 
 STEPS = (0, 50, 100, 150)
 
@@ -75,3 +76,21 @@ def test_gains_of_many_subjects_are_those_of_the_pairs_that_are_looked_at():
     name, steps, table = choose_steps({"mcca": [looks, looks]}, ROWS)
     assert (name, steps) == ("mcca", 50)
     assert table[1]["log_loss"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "loss", "taken"),
+    [
+        ([[0.6, 0.7, 0.8], [0.7, 0.6, 0.7]], [1.0, 0.9], 1),  # as good, and surer
+        ([[0.6, 0.7, 0.8], [0.7, 0.6, 0.7]], [0.9, 1.0], 0),
+        ([[0.6, 0.7, 0.8], [0.5, 0.6, 0.7]], [1.0, 0.9], 0),  # worse in every fold
+        ([[0.6], [0.6]], [1.0, 0.9], 1),  # one fold has no standard error
+        ([[0.6], [0.59]], [1.0, 0.9], 0),
+    ],
+)
+def test_of_starts_that_are_as_accurate_the_surest_is_taken(accuracy, loss, taken):
+    starts = [Start(1, WEIGHTINGS[0], k) for k in (4, 8)]
+    scores = {start: np.array(found) for start, found in zip(starts, accuracy, strict=True)}
+    hopeless = Start(2, WEIGHTINGS[0], 2)  # which the classifier was not asked about
+    found = surest(scores | {hopeless: scores[starts[0]] + 1}, dict(zip(starts, loss, strict=True)))
+    assert found == starts[taken]

@@ -176,8 +176,8 @@ def choose_start(
     Every start is learned from the training trials of each fold and scored on its held-out trials:
     balanced accuracy per trial of a linear discriminant of the latents (where windows are paired by
     behavior, the share of its variance that is decoded), the mean of own and cross-subject
-    accuracy. Between the best of each number of parts, the classifier of `separation` decides.
-    Starts of few and many latents are the same map, cut.
+    accuracy. Between the best of each number of parts, the classifier of `separation` decides, see
+    `surest`. Starts of few and many latents are the same map, cut.
 
     Parameters
     ----------
@@ -213,6 +213,7 @@ def choose_start(
         scores = {start: np.nan_to_num(s) @ weight for start, s in complete.items()}
         # The discriminant may prefer other parts than the classifier, so that none is left out.
         settled: list[Start] = []
+        losses: dict[Start, float] = {}
         for n_parts in parts:
             ranked = sorted(
                 (start for start in scores if start.parts == n_parts),
@@ -220,20 +221,46 @@ def choose_start(
             )
             settled += ranked[:N_SETTLED]
         if len(settled) > 1:
-            again: dict[Start, list[Both]] = {start: [] for start in settled}
+            again: dict[Start, list[tuple[Both, Both]]] = {start: [] for start in settled}
             asked = [(fold, [s for s in settled if s.parts == n]) for n, fold in places]
-            for scored in _each(_settled, tried, asked, executor, bar):
-                for start, both in scored.items():
-                    again[start].append(both)
-            complete |= {start: np.array(both) for start, both in again.items()}
-            scores |= {start: np.nan_to_num(complete[start]) @ weight for start in settled}
-    best = max(settled, key=lambda start: scores[start].mean())
+            for judged in _each(_settled, tried, asked, executor, bar):
+                for start, found_again in judged.items():
+                    again[start].append(found_again)
+            for start, of_folds in again.items():
+                complete[start], of_loss = np.swapaxes(np.array(of_folds), 0, 1)
+                scores[start] = np.nan_to_num(complete[start]) @ weight
+                losses[start] = float((np.nan_to_num(of_loss) @ weight).mean())
+    best = surest(scores, losses) if losses else settled[0]
     table = [
-        _row("start", start.row(), 0, scores[start], complete[start], start == best)
+        {
+            **_row("start", start.row(), 0, scores[start], complete[start], start == best),
+            "log_loss": losses.get(start, float("nan")),
+        }
         for start in complete
     ]
     kind: Kind = "pooled" if best.parts == 1 else best.parts
     return Choice(best.latent_dim, kind, best.weighting, table=table)
+
+
+def surest(scores: Mapping[Start, Array], losses: Mapping[Start, float]) -> Start:
+    """Give the start of least log loss among those that do as well as the best one.
+
+    That are those over which the best one gains no more than the standard error of the gain over
+    folds. Which of them has the highest accuracy is chance; the log loss is smoother.
+
+    Parameters
+    ----------
+    scores
+        In every fold.
+    losses
+        Of the starts to choose from.
+    """
+    best = max(losses, key=lambda start: scores[start].mean())
+    gains = {start: _mean_and_error(scores[best] - scores[start]) for start in losses}
+    return min(
+        (start for start, (gain, error) in gains.items() if gain <= error),
+        key=lambda start: losses[start],
+    )
 
 
 @dataclass
@@ -370,8 +397,8 @@ def _quick(tried: _Folds, place: tuple[int, int]) -> dict[Start, Both]:
     return scores
 
 
-def _settled(tried: _Folds, asked: tuple[int, Sequence[Start]]) -> dict[Start, Both]:
-    """Own and cross accuracy of some starts in one fold, as `separation` scores them.
+def _settled(tried: _Folds, asked: tuple[int, Sequence[Start]]) -> dict[Start, tuple[Both, Both]]:
+    """Own and cross accuracy and log loss of some starts in one fold, as `separation` scores them.
 
     All of them are of one number of parts.
     """
@@ -380,10 +407,11 @@ def _settled(tried: _Folds, asked: tuple[int, Sequence[Start]]) -> dict[Start, B
     if not starts:
         return {}
     seen = tried.codes(starts[0].parts, fold, [tried.encoders(fold, start) for start in starts])
-    return {
-        start: own_and_cross(criterion.settled(*codes)[0])
-        for start, *codes in zip(starts, *seen, strict=True)
-    }
+    scores = {}
+    for start, *codes in zip(starts, *seen, strict=True):
+        accuracy, loss = criterion.settled(*codes)
+        scores[start] = own_and_cross(accuracy), own_and_cross(loss)
+    return scores
 
 
 @dataclass

@@ -140,7 +140,8 @@ class SharedLatentModel(Generative, Estimator):
     selection_ : DataFrame
         Every candidate: stage (start, training), settings, steps, score on held-out trials of inner
         folds (mean of own and cross-subject accuracy per trial) with its standard error over folds,
-        and whether it was chosen.
+        log_loss where it decided, and whether it was chosen. Of the starts that do as well as the
+        best, within the standard error of the difference, that of the least log loss is taken.
 
     Notes
     -----

@@ -52,7 +52,9 @@ class Choice(Analysis):
         found = run.found.get(self.name)
         if found is None or (table := _table(found)).empty:
             return None
-        starts = table[table.stage == "start"].sort_values("score", ascending=False)[:_SHOWN]
+        starts = table[table.stage == "start"]
+        n_starts = len(starts)
+        starts = starts.sort_values(["chosen", "score"], ascending=False)[:_SHOWN]
         training = table[table.stage == "training"]
         rows = [_row(row) for row in [*starts.to_dict("records"), *training.to_dict("records")]]
         header = (
@@ -61,8 +63,8 @@ class Choice(Analysis):
         )  # fmt: skip
         note = (
             f"{sentence(run)} Accuracies are per trial, on trials held out of the training part in "
-            f"inner folds. Shown are the best {len(starts)} of {(table.stage == 'start').sum()} "
-            "starts; all are in choice.nc."
+            f"inner folds. Shown are {len(starts)} of {n_starts} starts, the one that was taken "
+            "and then the most accurate; all are in choice.nc."
         )
         numbers = (1, 3, 4, 5, 6)
         table = Table(header, rows, numbers=numbers, dense=True)
