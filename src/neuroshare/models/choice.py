@@ -232,10 +232,15 @@ def choose_start(
                 losses[start] = float((np.nan_to_num(of_loss) @ weight).mean())
     best = surest(scores, losses) if losses else settled[0]
     table = [
-        {
-            **_row("start", start.row(), 0, scores[start], complete[start], start == best),
-            "log_loss": losses.get(start, float("nan")),
-        }
+        _row(
+            "start",
+            start.row(),
+            0,
+            scores[start],
+            complete[start],
+            losses.get(start, float("nan")),
+            start == best,
+        )
         for start in complete
     ]
     kind: Kind = "pooled" if best.parts == 1 else best.parts
@@ -337,9 +342,8 @@ def choose_steps(
                 best, least = (name, step), -gain
             scores = np.array([score_of(a, shares) for a in accuracy[i]])
             both = np.array([own_and_cross(a) for a in accuracy[i]])
-            row = _row("training", rows[name], step, scores, both, False)
-            losses = [score_of(part, shares) for part in loss[i]]
-            table.append({**row, "log_loss": float(np.mean(losses))})
+            mean_loss = float(np.mean([score_of(part, shares) for part in loss[i]]))
+            table.append(_row("training", rows[name], step, scores, both, mean_loss, False))
     for row in table:
         row["chosen"] = (row["init"], row["steps"]) == best
     return *best, table
@@ -480,6 +484,7 @@ def _row(
     steps: int,
     scores: Array,
     both: Array,
+    log_loss: float,
     chosen: bool,
 ) -> dict[str, Any]:
     n = len(scores)
@@ -493,6 +498,7 @@ def _row(
         "standard_error": error,
         "own": float(own),
         "cross": float(cross),
+        "log_loss": log_loss,
         "chosen": chosen,
     }
 

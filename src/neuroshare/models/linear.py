@@ -38,7 +38,7 @@ from neuroshare.models.held_out import (
     own_and_cross,
     why_not,
 )
-from neuroshare.models.linear_parts import How, Look, Prepared, Settings, how_of
+from neuroshare.models.linear_parts import How, Look, Prepared, Settings
 from neuroshare.support.checks import (
     require,
     require_number,
@@ -539,7 +539,7 @@ def fit_together(models: Sequence[LinearAlignment], train: PairedWindows) -> Non
     for model in models:
         model._check_parameters(train)
         model.roots_ = {name: model._takes_root(name, train) for name in train.subjects}
-        how = how_of(model.features, model.roots_, model.n_repairs, model.seed)
+        how = How(model.features, tuple(model.roots_.items()), model.n_repairs, model.seed)
         alike.setdefault(how, []).append(_Search(model, train))
     fitted = Fitted.of(train)
     for how, searches in alike.items():

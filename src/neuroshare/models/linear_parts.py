@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -139,8 +138,3 @@ def _tables(paired: PairedWindows, n_repairs: int, seed: int) -> list[NDArray[np
     if not paired.redraws:
         return [paired.partners]
     return [paired.repair(seed + k).partners for k in range(n_repairs)]
-
-
-def how_of(features: Features, roots: Mapping[str, bool], n_repairs: int, seed: int) -> How:
-    """Parameters that can be compared."""
-    return How(features, tuple(roots.items()), n_repairs, seed)
