@@ -94,3 +94,42 @@ def test_of_starts_that_are_as_accurate_the_surest_is_taken(accuracy, loss, take
     hopeless = Start(2, WEIGHTINGS[0], 2)  # which the classifier was not asked about
     found = surest(scores | {hopeless: scores[starts[0]] + 1}, dict(zip(starts, loss, strict=True)))
     assert found == starts[taken]
+
+
+def test_behavior_is_decoded_from_the_nearest_windows_of_a_source():
+    rng = np.random.default_rng(0)
+    targets = np.linspace(0, 1, 8)[:, None] * [1.0, 2.0]
+
+    def windows(n, noise):
+        bins = rng.integers(0, 8, n)
+        z = np.repeat(targets[bins, None], 2, axis=1) @ rng.normal(size=(2, 3))
+        return z + noise * rng.normal(size=z.shape), bins
+
+    fitted = {"a": windows(60, 0.1), "b": windows(40, 0.1)}
+    held_out_part = {"a": windows(20, 0.1), "b": windows(700, 0.1)}
+    found = held_out.nearest(fitted, held_out_part, targets)
+    for i, source in enumerate(fitted):
+        z, bins = fitted[source]
+        known, scale = z.reshape(-1, 3), z.reshape(-1, 3).std(axis=0)
+        for j, target in enumerate(held_out_part):
+            seen, true = (part[:: 1 + (target == "b")] for part in held_out_part[target])
+            apart = np.linalg.norm((seen[:, :, None] - known) / scale, axis=-1)
+            near = apart.argsort(axis=-1)[..., : held_out.N_NEAREST]
+            points = targets[np.repeat(bins, 2)][near].mean(axis=(1, 2))
+            wrong = np.linalg.norm(points - targets[true], axis=1).mean()
+            mean = np.linalg.norm(targets[true] - targets[true].mean(0), axis=1).mean()
+            assert found[i, j] == pytest.approx(1 - wrong / mean)
+
+
+def test_a_window_far_off_does_not_decide_for_all_others():
+    targets = np.linspace(0, 1, 50)[:, None]
+    bins = np.repeat(np.arange(50), 4)
+    fitted = {"a": (np.tile(targets[bins, None], (1, 1, 2)), bins)}
+
+    def score(shift):
+        seen = np.append(np.clip(bins + shift, 0, 49), 49)  # the last one at the other end
+        codes = {"a": (np.tile(targets[seen, None], (1, 1, 2)), np.append(bins, 0))}
+        return held_out.nearest(fitted, codes, targets)[0, 0]
+
+    assert score(0) > 0.9
+    assert score(0) > score(2) > score(6)

@@ -176,8 +176,9 @@ def choose_start(
     Every start is learned from the training trials of each fold and scored on its held-out trials:
     balanced accuracy per trial of a linear discriminant of the latents (where windows are paired by
     behavior, the share of its variance that is decoded), the mean of own and cross-subject
-    accuracy. Between the best of each number of parts, the classifier of `separation` decides, see
-    `surest`. Starts of few and many latents are the same map, cut.
+    accuracy. Between the best of each number of parts, the classifier of `separation` decides (or
+    the nearest windows of `decoding`), see `surest`. Starts of few and many latents are the same
+    map, cut.
 
     Parameters
     ----------

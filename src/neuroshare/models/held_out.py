@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
+from sklearn.neighbors import NearestNeighbors
 
 from neuroshare.analysis.classification import Classifier
 from neuroshare.models.alignment import Array
@@ -30,6 +31,10 @@ N_SETTLED = 4
 MOST_TARGETS = 10
 """Of each source, beside itself: with more subjects all pairs of them would take longer than all
 else. Every subject is as often a source as a target."""
+N_NEAREST = 10
+"""Training windows that behavior is decoded from."""
+MOST_DECODED = 500
+"""Held-out windows of a subject, evenly spaced, whose behavior is decoded for a choice."""
 _TEMPERATURES = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
 """By which the evidence of a trial is divided: its windows are not independent."""
 
@@ -68,7 +73,7 @@ class Criterion:
     def settled(self, fitted: Codes, held_out: Codes) -> tuple[Array, Array]:
         """Score and loss (source, target), as the analyses find them."""
         if self.targets is not None:
-            score = decoded(fitted, held_out, self.targets)
+            score = nearest(fitted, held_out, self.targets)
             return score, 1 - score
         return classified(fitted, held_out)
 
@@ -160,6 +165,42 @@ def decoded(fitted: Codes, held_out: Codes, targets: Array, shrinkage: float = 0
         return float(1 - wrong / max(np.square(true - true.mean(0)).sum(), 1e-12))
 
     return _of_pairs(fitted, held_out, explained, shrinkage)
+
+
+def nearest(fitted: Codes, held_out: Codes, targets: Array) -> Array:
+    """Share of the distance from mean behavior (source, target) that nearest windows take away.
+
+    Behavior is decoded as `decoding` does, as the mean of that of the nearest training windows of a
+    source. Distances are not squared: a few windows that are far off would decide for all others.
+
+    Parameters
+    ----------
+    fitted, held_out
+        Latents and bins.
+    targets
+        Bins as points, (bin, feature).
+    """
+    found = np.full((len(fitted), len(fitted)), np.nan)
+    names = list(fitted)
+    for i, source in enumerate(names):
+        z, y = fitted[source]
+        windows, scale = _windows(z), np.maximum(_windows(z).std(axis=0), 1e-12)
+        index = NearestNeighbors(n_neighbors=min(N_NEAREST, len(windows))).fit(windows / scale)
+        known = np.repeat(targets[y], z.shape[1], axis=0)
+        for j in _targets(i, len(names)):
+            z, y = held_out[names[j]]
+            step = -(-len(y) // MOST_DECODED)
+            z, true = z[::step], targets[y[::step]]
+            near = known[index.kneighbors(_windows(z) / scale, return_distance=False)]
+            points = near.mean(axis=1).reshape(*z.shape[:2], -1).mean(axis=1)
+            wrong = np.linalg.norm(true - points, axis=1).sum()
+            found[i, j] = 1 - wrong / max(np.linalg.norm(true - true.mean(0), axis=1).sum(), 1e-12)
+    return found
+
+
+def _windows(z: Array) -> Array:
+    """Latents of all windows, (window, latent)."""
+    return z.reshape(-1, z.shape[2])
 
 
 def _of_pairs(
