@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+from tqdm.auto import tqdm
 
 from neuroshare.analysis.separation import separation
 from neuroshare.models.linear import LinearAlignment
@@ -50,6 +51,41 @@ def test_the_penalty_of_raw_counts_is_chosen_inside_the_training_part(monkeypatc
     strong, default = (separation(*parts, C=C).mean_own.sel(level="window") for C in (1e-4, 1.0))
     assert raw == strong
     assert raw != default
+
+
+def test_the_bar_moves_from_the_first_fit_to_the_last_score(monkeypatch):
+    sessions = simulate_sessions({"a": 14, "b": 18}, n_trials=8, mean_rate=6.0)
+    counts = {name: bin_spikes(session) for name, session in sessions.items()}
+    train, test = pair_subjects(counts, by="odor", step=0.05).split(0.25)
+    told, ended = [], []
+
+    class Bar(tqdm):
+        def set_description(self, text):
+            told.append((text, self.n))
+
+        def close(self):
+            ended.append((self.n, self.total))
+            super().close()
+
+    module = importlib.import_module("neuroshare.workflow.compare")
+    monkeypatch.setattr(module, "tqdm", Bar)
+    models = {"mine": SharedLatentModel(latent_dim=2, inputs="pooled", epochs=0, progress=False)}
+    how = {"n_bootstraps": 0, "n_repairings": 2, "progress": True}
+    scored = module.score_models(
+        train, test, models, fitted={"two": models["mine"].fit(train)}, **how
+    )
+    assert (
+        told
+        == [
+            ("score raw counts", 0),
+            ("fit procrustes, mcca, srm", 1),
+            ("fit mine", 4),
+            ("refit", 5),  # two refits of each alignment, and those of the starts, which share work
+            ("score imputation", 13),
+            *((f"score {name}", 15 + k) for k, name in enumerate(list(scored)[1:])),
+        ]
+    )
+    assert ended[0] == (20, 20)
 
 
 @pytest.fixture(scope="module")

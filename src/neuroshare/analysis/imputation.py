@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -139,8 +139,9 @@ def scores_of_models(
     seed: int = 0,
     *,
     by: str | None = None,
+    done: Callable[[], object] = lambda: None,
 ) -> list[xr.Dataset]:
-    """Give `imputation_scores` of each model; what none of them changes is computed once."""
+    """`imputation_scores` of each model, computing once what all share; `done` after a target."""
     for model in models:
         require_model(model, "imputation_scores")
     require_windows(train, "train", "imputation_scores")
@@ -163,16 +164,13 @@ def scores_of_models(
         for table in tables:
             table.add(t, target)
         targets.append(target.without_windows())
+        done()
+    told = [*(target.told for target in targets), too_few(len(names_of(animals)))]
     attrs = {
         "by": by,
         "score": "bits_per_spike" if spikes else "variance_explained",
         "n_bootstraps": n_bootstraps,
-        "warnings": json.dumps(
-            [
-                *(target.told for target in targets if target.told),
-                *filter(None, [too_few(len(names_of(animals)))]),
-            ]
-        ),
+        "warnings": json.dumps([*filter(None, told)]),
     }
     return [table.scores(targets, attrs) for table in tables]
 

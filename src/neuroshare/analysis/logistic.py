@@ -110,7 +110,7 @@ class _Windows:
         """(coordinate, feature)."""
         self.level = float(np.sqrt(n_classes))
         """The coordinate that stands for the bias."""
-        self.blocks: list[list[tuple[Single, Single, Codes]]] = []
+        self.blocks: list[list[tuple[Single, Codes]]] = []
         self.sums_of_classes = np.empty((len(parts), len(self.mean) + 1, n_classes))
         for k, (x, (_, y)) in enumerate(zip(apart, parts, strict=True)):
             turned = np.empty((len(own) + 1, len(y)), np.float32)
@@ -120,12 +120,12 @@ class _Windows:
                 sums_of_row[:] = np.bincount(y, row, n_classes)
             self.blocks.append(
                 [
-                    (np.ascontiguousarray(turned[:, b]), np.ascontiguousarray(turned[:, b].T), y[b])
+                    (np.ascontiguousarray(turned[:, b]), y[b])
                     for b in (slice(a, a + _BLOCK) for a in range(0, len(y), _BLOCK))
                 ]
             )
         self.origin = self.mean + centre
-        lengths = [np.square(x).sum(0).max() for own in self.blocks for x, _, _ in own]
+        lengths = [np.square(x).sum(0).max() for own in self.blocks for x, _ in own]
         self.radius = float(np.sqrt(max(lengths)))
         """Length of the longest window."""
 
@@ -164,21 +164,25 @@ class _Windows:
         penalty = np.zeros((len(scaled) + 1, len(scaled) + 1))
         penalty[:-1, :-1] = self.ridge(chosen) * scaled @ scaled.T
         wanted = self.sums_of_classes[chosen].sum(0) * weight
+        wanted_of_all = wanted.sum(axis=1) / self.n_classes
         weight = weight.astype(np.float32)
 
-        blocks = [(x, of_windows, weight[y]) for x, of_windows, y in self._blocks(chosen)]
+        blocks = [(x, weight[y]) for x, y in self._blocks(chosen)]
+        longest = max(len(w) for _, w in blocks)
+        # Memory that is used again stays in the processor's cache.
+        space = np.empty(self.n_classes * longest, np.float32)
 
         def loss(v: Array) -> tuple[float, Array]:
             pull = penalty @ v
             total, slope = float(np.vdot(v, 0.5 * pull - wanted)), pull - wanted
             by_class = np.ascontiguousarray(v.T, np.float32)
             # What all classes have in common tells nothing.
-            by_class -= by_class.mean(axis=0)
-            safe = self.radius * np.sqrt(np.square(by_class).sum(axis=1).max()) < _SAFE
-            common = v.mean(axis=1)
-            total += float(common @ wanted.sum(axis=1))
-            for x, of_windows, w in blocks:
-                p = by_class @ x  # (class, window)
+            by_class -= by_class.sum(axis=0) / self.n_classes
+            safe = self.radius**2 * np.einsum("ij,ij->i", by_class, by_class).max() < _SAFE**2
+            total += float(v.sum(axis=1) @ wanted_of_all)
+            for x, w in blocks:
+                p = space[: self.n_classes * len(w)].reshape(-1, len(w))  # (class, window)
+                np.matmul(by_class, x, out=p)
                 if not safe:
                     most = p.max(axis=0)
                     p -= most
@@ -187,14 +191,14 @@ class _Windows:
                 norm = p.sum(axis=0)
                 total += float(w @ np.log(norm))
                 p *= w / norm
-                slope += (p @ of_windows).T
+                slope += (p @ x.T).T
             return total, slope
 
         if start is None:
             start = np.zeros_like(wanted)
         return _minimum(loss, start, pairs)
 
-    def _blocks(self, chosen: Sequence[int]) -> Iterator[tuple[Single, Single, Codes]]:
+    def _blocks(self, chosen: Sequence[int]) -> Iterator[tuple[Single, Codes]]:
         for k in chosen:
             yield from self.blocks[k]
 

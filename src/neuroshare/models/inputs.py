@@ -174,12 +174,13 @@ def grouped_sums(
         yield from paired.window_sums(name)
         return
     n_lags = paired.width // n_groups
+    first, last = paired.first_bins[[0, -1]]
     for trials, values in paired.pieces(name):
-        total = np.zeros((len(values), values.shape[2] + 1, values.shape[1]))
-        np.cumsum(values.transpose(0, 2, 1), axis=1, out=total[:, 1:])
-        edges = paired.first_bins[:, None] + n_lags * np.arange(n_groups + 1)
-        parts = np.diff(total[:, edges], axis=2)  # (trial, start, part, unit)
-        yield trials, parts.reshape(*parts.shape[:2], -1)
+        by_time = values.transpose(0, 2, 1)
+        sums = np.zeros((len(values), len(paired.first_bins), n_groups, values.shape[1]))
+        for lag in range(paired.width):
+            sums[:, :, lag // n_lags] += by_time[:, first + lag : last + lag + 1 : paired.step]
+        yield trials, sums.reshape(*sums.shape[:2], -1)
 
 
 def all_sums(paired: PairedWindows, name: str, n_groups: int) -> NDArray[np.float64]:

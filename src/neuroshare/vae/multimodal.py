@@ -57,11 +57,18 @@ class MultimodalVAE(nn.Module):
                 f"{len(self.encoders)}, {len(self.decoders)} and {len(self.likelihoods)}."
             )
 
-    def encode(self, x: Sequence[Tensor]) -> Normal:
-        """Posteriors q_m, one Normal (modality, sample, latent)."""
-        loc, scale = zip(
-            *(encode(x_m) for encode, x_m in zip(self.encoders, x, strict=True)), strict=True
-        )
+    def encode(self, x: Sequence[Tensor], needed: Sequence[bool] | None = None) -> Normal:
+        """Posteriors q_m, one Normal (modality, sample, latent).
+
+        With `needed` (modality,) the others are not encoded: they stand at zero, where nothing may
+        look at them.
+        """
+        if needed is None or not any(needed):
+            needed = [True] * len(x)
+        found = {m: self.encoders[m](x[m]) for m in range(len(x)) if needed[m]}
+        like, _ = next(iter(found.values()))
+        nothing = torch.zeros_like(like), torch.ones_like(like)
+        loc, scale = zip(*(found.get(m, nothing) for m in range(len(x))), strict=True)
         q = normal(torch.stack(loc).to(x[0].dtype), torch.stack(scale).to(x[0].dtype))
         return self.objective.placed(q)
 
@@ -107,7 +114,7 @@ class MultimodalVAE(nn.Module):
 
         Where the target is the only one observed this is its reconstruction.
         """
-        q = self.encode(x)
+        q = self.encode(x, observed.any(1).tolist())
         n_shared = q.loc.shape[-1] - self.objective.private_dim
         likelihood, decoder = self._likelihood(target), self.decoders[target]
         z, weight = self.objective.imputing(q, observed)

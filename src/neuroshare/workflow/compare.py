@@ -205,37 +205,51 @@ def score_models(
         "n_bootstraps": n_bootstraps,
         "seed": seed,
     }
-    ready = _fitted({**linear, **(models or {})}, train) | dict(fitted or {})
-    repaired = _repaired(everything, train, test, by, n_repairings, seed, executor)
-    scored = {}
-    if baselines:
-        scored[RAW] = Scored(_raw(train, test, **settings))
-    imputed: dict[str, xr.Dataset] = {}
-    if imputation and len(test.subjects) > 1:
-        few = train.thinned(), test.thinned()
-        of_models = scores_of_models(list(ready.values()), *few, n_bootstraps, seed, by=by)
-        imputed = dict(zip(ready, of_models, strict=True))
-    bar = tqdm(ready.items(), disable=not progress, unit="model", leave=False)
-    for name, model in bar:
-        bar.set_description(f"score {name}")
-        scored[name] = Scored(
-            separation(model.transform(train), model.transform(test), **settings),
-            imputed.get(name),
-            repaired.get(name),
-        )
+    refits = _refits(everything, train, test, by, n_repairings, seed)
+    imputes = imputation and len(test.subjects) > 1
+    n_parts = baselines + len(linear) + len(models or {}) + len(refits) + len(everything)
+    n_parts += len(test.subjects) if imputes else 0
+    scored: dict[str, Scored] = {}
+    with tqdm(total=n_parts, disable=not progress, unit="part", leave=False) as bar:
+        if baselines:  # while no other model takes memory
+            bar.set_description(f"score {RAW}")
+            scored[RAW] = Scored(_raw(train, test, **settings))
+            bar.update()
+        ready = _fitted({**linear, **(models or {})}, train, bar) | dict(fitted or {})
+        repaired = _repaired(everything, refits, (train, test), n_repairings, executor, bar)
+        imputed: dict[str, xr.Dataset] = {}
+        if imputes:
+            bar.set_description("score imputation")
+            few = train.thinned(), test.thinned()
+            of_models = scores_of_models(
+                list(ready.values()), *few, n_bootstraps, seed, by=by, done=bar.update
+            )
+            imputed = dict(zip(ready, of_models, strict=True))
+        for name, model in ready.items():
+            bar.set_description(f"score {name}")
+            scored[name] = Scored(
+                separation(model.transform(train), model.transform(test), **settings),
+                imputed.get(name),
+                repaired.get(name),
+            )
+            bar.update()
     return scored
 
 
-def _fitted(models: Mapping[str, Any], train: PairedWindows) -> dict[str, Any]:
+def _fitted(models: Mapping[str, Any], train: PairedWindows, bar: tqdm[Any]) -> dict[str, Any]:
     """Clones of models, fitted; linear alignments together, for they look at the same."""
     ready = {name: clone(model) for name, model in models.items()}
-    linear = [model for model in ready.values() if type(model) is LinearAlignment]
+    linear = {name: model for name, model in ready.items() if type(model) is LinearAlignment}
     if linear:
-        fit_together(linear, train)
-    return {
-        name: model if type(model) is LinearAlignment else model.fit(train)
-        for name, model in ready.items()
-    }
+        bar.set_description(f"fit {', '.join(linear)}")
+        fit_together(list(linear.values()), train)
+        bar.update(len(linear))
+    for name, model in ready.items():
+        if name not in linear:
+            bar.set_description(f"fit {name}")
+            ready[name] = model.fit(train)
+            bar.update()
+    return ready
 
 
 def tabulate(scored: Mapping[str, Scored], against: str | None = None) -> pd.DataFrame:
@@ -304,26 +318,45 @@ def _raw(train: PairedWindows, test: PairedWindows, **settings: Any) -> xr.Datas
     return scores.drop_vars([*across, "time_course", "confusion", "n_conditions"])
 
 
-def _repaired(
+Parts = tuple[PairedWindows, PairedWindows]
+Refit = tuple[Model, str, list[int], bool]
+
+
+def _refits(
     models: Mapping[str, Model],
     train: PairedWindows,
     test: PairedWindows,
     by: str,
     n: int,
     seed: int,
-    executor: int | Executor | None,
-) -> dict[str, xr.Dataset]:
-    """Mean accuracies of fits to data whose conditions say nothing, of every model."""
-    if not n:
-        return {}
-    refits = []
-    for model in models.values():
+) -> list[Refit]:
+    """Tasks of `_refitted`, model by model: `n` draws of each, some of which share work."""
+    refits: list[Refit] = []
+    for model in models.values() if n else ():
         shares = by == train.by and can_redraw(model, train, test)
         size = _DRAWS_OF_A_TASK if shares else 1
         seeds = [seed + k for k in range(1, n + 1)]
         batches = [seeds[first : first + size] for first in range(0, n, size)]
         refits += [(clone(model), by, batch, shares) for batch in batches]
-    found = dict(run_each(_refitted, (train, test), refits, executor))
+    return refits
+
+
+def _repaired(
+    models: Mapping[str, Model],
+    refits: Sequence[Refit],
+    parts: Parts,
+    n: int,
+    executor: int | Executor | None,
+    bar: tqdm[Any],
+) -> dict[str, xr.Dataset]:
+    """Mean accuracies of fits to data whose conditions say nothing, of every model."""
+    if not refits:
+        return {}
+    bar.set_description("refit")
+    found = {}
+    for position, means in run_each(_refitted, parts, refits, executor):
+        found[position] = means
+        bar.update()
     means = [one for position in range(len(refits)) for one in found[position]]
     return {
         name: xr.Dataset(
@@ -339,14 +372,13 @@ def _repaired(
     }
 
 
-Parts = tuple[PairedWindows, PairedWindows]
 Means = dict[str, NDArray[np.float64]]
 _DRAWS_OF_A_TASK = 25
 """That share what does not depend on labels. Each is computed by itself: it is the same whichever
 others a task has."""
 
 
-def _refitted(parts: Parts, refit: tuple[Model, str, list[int], bool]) -> list[Means]:
+def _refitted(parts: Parts, refit: Refit) -> list[Means]:
     """Mean accuracies (level,) of a fit to each of some draws, which may share work."""
     model, by, seeds, shares = refit
     if shares:
