@@ -7,7 +7,8 @@ seconds and wall time of each stage, and the largest memory of the process when 
 ``mice``
     The four mice under ``--data`` (or NEUROSHARE_DATA), all analyses, and with ``--quick``.
 ``1,000 units``, ``100 units``
-    Simulated: 5 animals x so many units x 1,000 trials of 2 s, with ``--quick``.
+    Simulated: 5 animals x so many units x 1,000 trials of 2 s, with ``--quick``;
+    ``100 units, everything`` without.
 ``50 animals``, ``5 animals``
     Simulated: so many animals x 50 units x 160 trials, with ``--quick``.
 ``tiny``
@@ -43,6 +44,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "1,000 units": {**WIDE, "animals": (5, 1000, 250)},
     "5 animals": {**MANY, "animals": (5, 50, 40)},
     "50 animals": {**MANY, "animals": (50, 50, 40)},
+    "100 units, everything": {**WIDE, "animals": (5, 100, 250), "quick": False},
     "tiny": {**MANY, "animals": (2, 8, 8)},
 }
 """Settings of each; ``animals``: number, units of each, trials of each of four odors."""
@@ -149,13 +151,17 @@ def one_round(job: str, files: list[str], threads: int | None) -> dict[str, Any]
         config = RunConfig(tuple(files), align="start_time", **settings)
         with stages.stage("other"):
             done = run.run_fit(config, Path(folder) / "run", progress=False)
+        usage, wall, peak = (
+            resource.getrusage(resource.RUSAGE_SELF),
+            time.perf_counter(),
+            peak_mib(),
+        )
         spikes = int(sum(part[n].sum() for part in (done.train, done.test) for n in part.subjects))
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "stages": {name: [round(s, 3) for s in both] for name, both in stages.seconds.items()},
         "cpu": round(usage.ru_utime + usage.ru_stime, 2),
-        "wall": round(time.perf_counter() - begun, 2),
-        "peak_MiB": peak_mib(),
+        "wall": round(wall - begun, 2),
+        "peak_MiB": peak,
         "peak_MiB after": stages.peak,
         "spikes in windows": spikes,
         "load": round(os.getloadavg()[0], 2),

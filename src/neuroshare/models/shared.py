@@ -300,9 +300,9 @@ class SharedLatentModel(Generative, Estimator):
         self._trained = start.trained(windows)
         self._choice = choice
         self.history_ = labelled(history, start.train.subjects)
-        variance = self._trained.latent_variance(start.train)
+        variance = self._trained.latent_variance(windows)
         self.history_["latent_variance"] = (("subject", "latent"), variance)
-        rate = self._trained.latent_rate(start.train)
+        rate = self._trained.latent_rate(windows)
         self.history_["latent_rate"] = (("subject", "latent"), rate)
         self.history_["latent_active"] = ("latent", (variance >= UNUSED).any(axis=0))
         if (variance < UNUSED).all():
