@@ -16,10 +16,12 @@ CEBRA, multisession
     Where it is installed: as many steps of batches as large, on windows of the same shapes.
 
 whole job
-    What a user waits for, by stage: see `benchmarks.whole`, of which these are the four mice.
+    What a user waits for, by stage: see `benchmarks.whole`, of which these are the four mice, given
+    their recordings, and five simulated animals.
 
 Peers that are installed are measured beside them. Times are CPU-seconds per epoch of 20 steps,
-median over the rounds; GFLOP/s count the matrix products alone.
+median over the rounds; GFLOP/s count the matrix products alone. ``--only`` measures a part anew and
+leaves the others of the file as they are; what each was measured with stands beside them.
 """
 
 import argparse
@@ -325,16 +327,46 @@ def ratio(seconds, over, under):
     return round(statistics.median(a / b for a, b in zip(*sums, strict=True)), 3)
 
 
+PARTS = ("training", "binning", "whole job")
+JOBS = ("mice", "mice, quick", "5 animals")
+"""Of the whole job; mice need their recordings."""
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser("python -m benchmarks speed", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=4, help="per round")
     parser.add_argument("--tiny", action="store_true", help="small shapes, to see that it runs")
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, help="measure these anew; the others stay in the file"
+    )
     parser.add_argument("--out", type=Path, default=HERE / "results" / "speed.json")
     default = os.environ.get("NEUROSHARE_DATA")
     parser.add_argument("--data", type=Path, default=default, help="of the whole job")
+    parser.add_argument("--jobs", nargs="+", choices=list(whole.JOBS), help="of the whole job")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
+    document = {}
+    if arguments.only and arguments.out.exists():
+        document = json.loads(arguments.out.read_text(encoding="utf-8"))
+    made = {
+        **provenance("torch", "numpy", "scipy", "scikit-learn", "xarray", "matplotlib"),
+        "machine": {"processor": processor(), "isa": torch.backends.cpu.get_cpu_capability()},
+        "load": round(os.getloadavg()[0], 2),
+    }
+    document |= made
+    of_parts = document.setdefault("measured with", {})
+    tiny = [part for part in PARTS if part != "binning"]  # which has one size
+    for part in arguments.only or (tiny if arguments.tiny else PARTS):
+        measure = {"training": training, "binning": binned, "whole job": whole_job}[part]
+        document |= measure(arguments)
+        of_parts[part] = {**made, "rounds": arguments.rounds}
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def training(arguments):
+    """How near the hardware's limit an epoch is."""
     widths = (48, 32) if arguments.tiny else RATS
     n_windows, batch_size = (64, 16) if arguments.tiny else (2560, 128)
     seconds = trainings(widths, n_windows, batch_size, 2, arguments.rounds, arguments.epochs)
@@ -346,18 +378,22 @@ def main(argv=None):
         "neuroshare / plain loop": ratio(seconds, ["neuroshare"], ["plain loop"]),
         "bf16 / fp32": ratio(seconds, ["neuroshare bf16"], ["neuroshare"]),
     }
-    document = {
+    rates = {
+        name: round(gflop / statistics.median(seconds[name]["cpu"]), 1)
+        for name in ("floor: products", "plain loop", "neuroshare", "neuroshare bf16")
+    }
+    found = told(seconds)
+    for name, kinds in found.items():
+        shown = f", {rates[name]} GFLOP/s" if name in rates else ""
+        print(f"{name:17s} {kinds['cpu']['median']:.3f} CPU-s per epoch "
+              f"({kinds['cpu']['min']:.3f}-{kinds['cpu']['max']:.3f}){shown}")  # fmt: skip
+    print("; ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
+    return {
         "what": f"{n_windows} windows x {len(widths)} subjects, inputs {list(widths)}, "
         f"batch {batch_size}, 2 latents, one thread; seconds per epoch",
-        "machine": {"processor": processor(), "isa": torch.backends.cpu.get_cpu_capability()},
-        **provenance("torch", "numpy"),
-        "rounds": arguments.rounds,
         "gflop_per_epoch": round(gflop, 2),
-        "gflop_per_second": {
-            name: round(gflop / statistics.median(seconds[name]["cpu"]), 1)
-            for name in ("floor: products", "plain loop", "neuroshare", "neuroshare bf16")
-        },
-        "training": told(seconds),
+        "gflop_per_second": rates,
+        "training": found,
         "ratios": ratios,
         "largest relative difference of losses in 20 steps": largest_difference(),
         "peers": {
@@ -365,23 +401,22 @@ def main(argv=None):
             for name in ("cebra", "multivae", "pynapple")
         },
     }
-    for name, kinds in document["training"].items():
-        rate = document["gflop_per_second"].get(name)
-        shown = f", {rate} GFLOP/s" if rate else ""
-        print(f"{name:17s} {kinds['cpu']['median']:.3f} CPU-s per epoch "
-              f"({kinds['cpu']['min']:.3f}-{kinds['cpu']['max']:.3f}){shown}")  # fmt: skip
-    print("; ".join(f"{name} {value:.2f}" for name, value in ratios.items()))
-    if not arguments.tiny:
-        of_bins = bins(arguments.rounds)
-        document["binning"] = told(of_bins)
-        own = document["binning"]["neuroshare"]["cpu"]["median"]
-        for name, kinds in document["binning"].items():
-            kinds["cpu_over_neuroshare"] = round(kinds["cpu"]["median"] / own, 3)
-            print(f"binning, {name}: {kinds['cpu']['median']:.4f} CPU-s")
-        jobs = ("mice", "mice, quick")
-        document["whole job"] = whole.measured(jobs, arguments.data, min(arguments.rounds, 3))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def binned(arguments):
+    """Binning beside the peers that are installed."""
+    found = told(bins(arguments.rounds))
+    own = found["neuroshare"]["cpu"]["median"]
+    for name, kinds in found.items():
+        kinds["cpu_over_neuroshare"] = round(kinds["cpu"]["median"] / own, 3)
+        print(f"binning, {name}: {kinds['cpu']['median']:.4f} CPU-s")
+    return {"binning": found}
+
+
+def whole_job(arguments):
+    """What a user waits for, by stage."""
+    jobs = arguments.jobs or (["tiny"] if arguments.tiny else JOBS)
+    return {"whole job": whole.measured(jobs, arguments.data, min(arguments.rounds, 3))}
 
 
 def processor():

@@ -15,7 +15,7 @@ def tried(own, cross, *, shares=True, noise=0.01):
     rng = np.random.default_rng(0)
     looks = []
     for _ in range(2):
-        one = Looks(lambda: None, shares, steps=list(STEPS))
+        one = Looks(shares, steps=list(STEPS))
         base = rng.uniform(1, 2, (3, 3))
         for gain_own, gain_cross in zip(own, cross, strict=True):
             gain = np.full((3, 3), gain_cross) + noise * rng.normal(size=(3, 3))
@@ -71,7 +71,7 @@ def test_gains_of_many_subjects_are_those_of_the_pairs_that_are_looked_at():
     n = 20
     between = held_out.between_subjects(n)
     start = np.where(between | np.eye(n, dtype=bool), 1.0, np.nan)
-    looks = Looks(lambda: None, True, steps=[0, 50], loss=[start, start - 0.2])
+    looks = Looks(True, steps=[0, 50], loss=[start, start - 0.2])
     looks.accuracy = [start * 0.5] * 2
     name, steps, table = choose_steps({"mcca": [looks, looks]}, ROWS)
     assert (name, steps) == ("mcca", 50)

@@ -3,6 +3,7 @@ import os
 import signal
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import joblib
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import neuroshare as ns
+from neuroshare.support import parallel
 from neuroshare.support.parallel import _pickled, run_each
 
 
@@ -150,6 +152,27 @@ def test_tasks_of_lost_workers_are_resubmitted_while_any_other_ends():
     with pytest.raises(ConnectionError):
         collected(failing, {}, [2, 3], pool := Unreliable(every=True))
     assert len(pool.calls) == 3 * 2
+
+
+def test_data_whose_receiver_died_are_sent_anew(monkeypatch):
+    sender, sent = parallel._sender, []
+
+    @contextmanager
+    def losing_the_first(*arguments):
+        with sender(*arguments) as send:
+
+            def sending():
+                sent.append(True)
+                if len(sent) == 1:
+                    raise ConnectionError("the worker is gone")
+                return send()
+
+            yield sending
+
+    monkeypatch.setattr(parallel, "_sender", losing_the_first)
+    with ThreadPoolExecutor(1) as pool:
+        assert collected(failing, {}, [2, 3], pool) == [2, 3]
+    assert len(sent) == 2
 
 
 def test_what_cannot_execute_is_refused():

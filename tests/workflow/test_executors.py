@@ -3,15 +3,18 @@
 import os
 import signal
 import threading
-import time
 
 import numpy as np
 import pandas as pd
 import pytest
+from threadpoolctl import threadpool_limits
 
 import neuroshare as ns
+from neuroshare.models import choosing
 
 CHOOSING = {"epochs": 0, "progress": False}
+TRAINING = {"objective": "poe", "latent_dim": 2, "inputs": "pooled", "progress": False}
+"""Training from either start is tried, and given up in one fold."""
 START = {"epochs": 0, "latent_dim": 2, "inputs": "pooled", "progress": False}
 
 
@@ -41,10 +44,16 @@ def swept(parts, out, executor=None):
     return ns.sweep(*parts, out, model=settings, progress=False, executor=executor, **grid)
 
 
+@pytest.fixture(scope="module")
+def trained(parts):
+    return ns.SharedLatentModel(**TRAINING).fit(parts[0]).selection_
+
+
 @pytest.mark.slow
-def test_a_choice_is_the_same_in_processes(parts):
-    here = ns.SharedLatentModel(**CHOOSING).fit(parts[0])
-    there = ns.SharedLatentModel(**CHOOSING).fit(parts[0], executor=2)
+@pytest.mark.parametrize("settings", [CHOOSING, TRAINING], ids=["start", "training"])
+def test_a_choice_is_the_same_in_processes(parts, settings):
+    here = ns.SharedLatentModel(**settings).fit(parts[0])
+    there = ns.SharedLatentModel(**settings).fit(parts[0], executor=2)
     assert here.chosen_ == there.chosen_
     pd.testing.assert_frame_equal(here.selection_, there.selection_, check_exact=True)
     np.testing.assert_array_equal(here.transform(parts[1]), there.transform(parts[1]))
@@ -61,17 +70,63 @@ def test_four_workers_of_a_cluster_give_the_same_to_the_last_bit(parts, client, 
 
 
 @pytest.mark.slow
+def test_how_long_to_train_is_chosen_alike_with_any_threads_and_by_a_cluster(
+    parts, client, trained
+):
+    assert set(trained["init"]) == {"mcca", "random"}
+    with threadpool_limits(2):
+        found = ns.SharedLatentModel(**TRAINING).fit(parts[0]).selection_
+    pd.testing.assert_frame_equal(found, trained, check_exact=True)
+    found = ns.SharedLatentModel(**TRAINING).fit(parts[0], executor=client).selection_
+    pd.testing.assert_frame_equal(found, trained, check_exact=True)
+
+
+@pytest.mark.slow
 def test_a_killed_worker_costs_a_null_nothing(parts, client):
     victim = next(iter(client.run(os.getpid).values()))
-
-    def kill_mid_way():
-        time.sleep(0.5)
-        os.kill(victim, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_mid_way)
+    killer = threading.Timer(0.5, os.kill, (victim, signal.SIGKILL))
     killer.start()
     table = null(parts, client)
     killer.join()
     client.wait_for_workers(4)
     assert victim not in client.run(os.getpid).values()
     pd.testing.assert_frame_equal(null(parts), table, check_exact=True)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_costs_the_choice_of_training_nothing(
+    parts, client, trained, tmp_path, monkeypatch
+):
+    tried, mark = choosing._tried, tmp_path / "killed"
+
+    def killing_once(trials, asked):
+        looks = tried(trials, asked)
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return looks
+
+    monkeypatch.setattr(choosing, "_tried", killing_once)
+    found = ns.SharedLatentModel(**TRAINING).fit(parts[0], executor=client).selection_
+    assert mark.exists()
+    client.wait_for_workers(4)
+    pd.testing.assert_frame_equal(found, trained, check_exact=True)
+
+
+@pytest.mark.slow
+def test_an_interrupted_choice_goes_on_from_the_start_that_was_chosen(parts, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    checkpoint = tmp_path / "checkpoint"
+    few = parts[0].select(["mitt", "stella"])
+    settings = {**TRAINING, "objective": "mmvm"}
+    with monkeypatch.context() as patched:
+        patched.setattr(choosing, "_steps", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ns.SharedLatentModel(**settings).fit(few, checkpoint=checkpoint)
+    with monkeypatch.context() as patched:
+        patched.setattr(choosing, "_start", interrupted)
+        found = ns.SharedLatentModel(**settings).fit(few, checkpoint=checkpoint).selection_
+    whole = ns.SharedLatentModel(**settings).fit(few).selection_
+    pd.testing.assert_frame_equal(found, whole)

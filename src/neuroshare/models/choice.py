@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,6 +57,7 @@ RANDOM_LATENTS = 16
 
 Both = tuple[float, float]
 """Own and cross accuracy."""
+Data = TypeVar("Data")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _Encoders = Mapping[str, tuple[Array, Array]]
@@ -205,7 +206,7 @@ def choose_start(
     places = [(n_parts, fold) for n_parts in parts for fold in range(len(folds))]
     with tqdm(total=2 * len(places), disable=not progress, unit="start", desc="choose") as bar:
         found: dict[Start, list[Both]] = {}
-        for scored in _each(_quick, tried, places, executor, bar):
+        for scored in in_order(_quick, tried, places, executor, bar):
             for start, both in scored.items():
                 found.setdefault(start, []).append(both)
         complete = {start: np.array(s) for start, s in found.items() if len(s) == len(folds)}
@@ -224,7 +225,7 @@ def choose_start(
         if len(settled) > 1:
             again: dict[Start, list[tuple[Both, Both]]] = {start: [] for start in settled}
             asked = [(fold, [s for s in settled if s.parts == n]) for n, fold in places]
-            for judged in _each(_settled, tried, asked, executor, bar):
+            for judged in in_order(_settled, tried, asked, executor, bar):
                 for start, found_again in judged.items():
                     again[start].append(found_again)
             for start, of_folds in again.items():
@@ -273,13 +274,12 @@ def surest(scores: Mapping[Start, Array], losses: Mapping[Start, float]) -> Star
 class Looks:
     """Scores after so many training steps, one entry for each look at a fold."""
 
-    score: Callable[[], tuple[Array, Array]]
-    """Accuracy and log loss (source, target) of the model as it is."""
     shares: bool
     reference: float | None = None
     """Log loss of the aligned start in this fold, for networks that start elsewhere."""
     steps: list[int] = field(default_factory=list)
     accuracy: list[Array] = field(default_factory=list)
+    """Each (source, target), as the log losses."""
     loss: list[Array] = field(default_factory=list)
 
     @property
@@ -293,9 +293,8 @@ class Looks:
             for step, share in HOPELESS
         )
 
-    def look(self, step: int) -> Verdict:
-        """Look; say when training has not become better for long."""
-        accuracy, loss = self.score()
+    def note(self, step: int, accuracy: Array, loss: Array) -> Verdict:
+        """Take down a look; say when training has not become better for long."""
         self.steps.append(step)
         self.accuracy.append(accuracy)
         self.loss.append(loss)
@@ -365,25 +364,25 @@ def _mean_and_error(values: Array) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / np.sqrt(values.size))
 
 
-def _each(
-    task: Callable[[_Folds, Item], Result],
-    tried: _Folds,
+def in_order(
+    task: Callable[[Data, Item], Result],
+    data: Data,
     items: Sequence[Item],
     executor: int | Executor | None,
     bar: Any,
-) -> list[Result]:
-    """Results in order, here or by an executor."""
+) -> Iterator[Result]:
+    """Give results in order: here one by one as they are asked for, or all by an executor."""
     if executor is None:  # which may itself be a task of another
-        found = dict(enumerate(_shown((task(tried, item) for item in items), bar)))
-    else:
-        found = dict(_shown(run_each(task, tried, items, executor), bar))
-    return [found[position] for position in range(len(items))]
-
-
-def _shown(results: Iterable[Result], bar: Any) -> Iterator[Result]:
-    for result in results:
+        for item in items:
+            result = task(data, item)
+            bar.update()
+            yield result
+        return
+    found = {}
+    for position, result in run_each(task, data, items, executor):
         bar.update()
-        yield result
+        found[position] = result
+    yield from (found[position] for position in range(len(items)))
 
 
 def _quick(tried: _Folds, place: tuple[int, int]) -> dict[Start, Both]:

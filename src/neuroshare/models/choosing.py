@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from neuroshare.models.alignment import Array
 from neuroshare.models.building import resolved
@@ -25,6 +26,7 @@ from neuroshare.models.choice import (
     Looks,
     choose_start,
     choose_steps,
+    in_order,
     is_auto,
     read_choice,
     write_choice,
@@ -40,14 +42,15 @@ from neuroshare.models.held_out import (
     why_not,
 )
 from neuroshare.models.linear_start import WEIGHTINGS
+from neuroshare.models.parameters import device_of
 from neuroshare.models.saving import settings_as_json
 from neuroshare.models.trained import KINDS, Untrained, architecture_of, begun, check_activity
 from neuroshare.support.parallel import Executor
-from neuroshare.support.threads import one_blas_thread
+from neuroshare.support.threads import one_blas_thread, one_thread
 from neuroshare.vae import train as training_loop
 from neuroshare.vae.experts import normal
 from neuroshare.vae.objectives import MMVM
-from neuroshare.vae.train import Training, Watch
+from neuroshare.vae.train import Training, Verdict, Watch
 from neuroshare.windows.paired import PairedWindows
 
 LINEAR_RATE = 0.1
@@ -65,7 +68,6 @@ def chosen(
     params: Mapping[str, Any],
     train: PairedWindows,
     validation: PairedWindows | None,
-    device: torch.device,
     path: str | os.PathLike[str] | None = None,
     progress: bool = True,
     executor: int | Executor | None = None,
@@ -81,14 +83,12 @@ def chosen(
         Of the model.
     train, validation
         Training windows, and those to choose by; without them inner splits of the training trials.
-    device
-        Of the networks.
     path
-        File in which to keep what was chosen, for a fit that is interrupted.
+        File in which to keep what was chosen, the start first, for a fit that is interrupted.
     progress
         Show progress bars.
     executor
-        Where starts are tried, see `run_each`.
+        Where starts and trainings are tried, see `run_each`.
     """
     names = {"latent_dim": "latent_dim", "inputs": "inputs", "init": "init", "epochs": "steps"}
     given = tuple(names[key] for key in names if not is_auto(params[key]))
@@ -112,14 +112,16 @@ def chosen(
             steps = _STEPS_FROM_RANDOM if first.init == "random" else 0
         return replace(first, steps=steps, why=why)
     mark = _mark(params, train, validation) if path is not None else ""
-    if path is not None and (kept := read_choice(path, mark)) is not None:
-        return kept
-    with one_blas_thread():
-        choice = _start(params, train, validation, first, progress, executor)
-    if is_auto(params["epochs"]):
-        choice = _steps(params, train, validation, device, choice, progress)
-    if path is not None:
-        write_choice(path, mark, choice)
+    choice = read_choice(path, mark) if path is not None else None
+    if choice is None:
+        with one_blas_thread():
+            choice = _start(params, train, validation, first, progress, executor)
+        if path is not None:
+            write_choice(path, mark, choice)
+    if is_auto(params["epochs"]) and choice.steps is None:
+        choice = _steps(params, train, validation, choice, progress, executor)
+        if path is not None:
+            write_choice(path, mark, choice)
     return choice
 
 
@@ -169,9 +171,9 @@ def _steps(
     params: Mapping[str, Any],
     train: PairedWindows,
     validation: PairedWindows | None,
-    device: torch.device,
     choice: Choice,
     progress: bool,
+    executor: int | Executor | None,
 ) -> Choice:
     """Choose how long to train from the start that was chosen."""
     folds = folds_of(train, validation, N_FOLDS, params["seed"])[:N_TRAINED]
@@ -183,18 +185,23 @@ def _steps(
         few = choice.latent_dim
         wide = max(few, RANDOM_LATENTS) if is_auto(params["latent_dim"]) else few
         candidates["random"] = replace(choice, init="random", latent_dim=wide)
+    if executor is not None:  # whose workers have no terminal
+        params = {**params, "progress": False}
+    trials = _Trials(folds, candidates, params)
     tried: dict[str, list[Looks]] = {}
-    for name, candidate in candidates.items():
-        settings = replace(candidate, steps=None).resolve(params)
-        tried[name] = []
-        for k, (fitted, held_out) in enumerate(folds):
-            start = begun(settings, fitted, None, device, candidate.weighting)
-            reference = None
+    shown = progress and executor is not None
+    n = len(candidates) * len(folds)
+    with tqdm(total=n, disable=not shown, unit="training", desc="choose") as bar:
+        for name in candidates:
+            references: list[float | None] = [None] * len(folds)
             if name != choice.init:
-                reference = score_of(tried[choice.init][k].loss[0], objective.shares)
-            tried[name].append(_tried(start, held_out, params, reference, progress))
-            if tried[name][-1].hopeless:
-                break
+                references = [score_of(one.loss[0], one.shares) for one in tried[choice.init]]
+            asked = [(name, fold, reference) for fold, reference in enumerate(references)]
+            tried[name] = []
+            for looks in in_order(_tried, trials, asked, executor, bar):
+                tried[name].append(looks)
+                if looks.hopeless:
+                    break
     rows = {
         name: {
             "init": name,
@@ -208,33 +215,49 @@ def _steps(
     return replace(candidates[name], steps=steps, table=[*choice.table, *table])
 
 
-def _tried(
-    start: Untrained,
-    held_out: PairedWindows,
-    params: Mapping[str, Any],
-    reference: float | None,
-    progress: bool,
-) -> Looks:
-    """Train in one fold, looking now and then at its held-out trials."""
-    device = next(start.vae.parameters()).device
-    objective = start.vae.objective
-    looks = Looks(_Score(start, held_out, device), objective.shares, reference)
-    looks.look(0)
-    windows: ResidentWindows | PooledWindows = ResidentWindows(start.train, device)
-    if isinstance(objective, MMVM) and objective.follow:
-        objective.decodes = False
-        inputs = start.architecture.inputs
-        if inputs.pooled and not start.has_own_encoders:
-            windows = PooledWindows(start.train, device, inputs.n_groups(start.train.width))
-    steps = MOST_STEPS["random" if start.params["init"] == "random" else "mcca"]
-    training = training_of(params, len(windows), steps=steps)
-    if start.has_own_encoders:
-        training = replace(training, graphs=False)
-    try:
-        history = training_loop.fit(start.vae, windows, training, watch=Watch(EVERY, looks.look))
-    except ValueError:
-        # A training that leaves the finite numbers is no candidate beyond its last look.
-        return looks
+@dataclass(frozen=True)
+class _Trials:
+    """What training is tried on."""
+
+    folds: Sequence[tuple[PairedWindows, PairedWindows]]
+    candidates: Mapping[str, Choice]
+    params: Mapping[str, Any]
+
+
+def _tried(trials: _Trials, asked: tuple[str, int, float | None]) -> Looks:
+    """Train from a start in one fold, looking now and then at its held-out trials.
+
+    With one thread, so that it is the same wherever it is done and however many cores there are.
+    """
+    name, fold, reference = asked
+    candidate, (fitted, held_out) = trials.candidates[name], trials.folds[fold]
+    params = trials.params
+    device = device_of(params["device"])
+    with one_thread():
+        settings = replace(candidate, steps=None).resolve(params)
+        start = begun(settings, fitted, None, device, candidate.weighting)
+        objective = start.vae.objective
+        looks, score = Looks(objective.shares, reference), _Score(start, held_out, device)
+
+        def look(step: int) -> Verdict:
+            return looks.note(step, *score())
+
+        look(0)
+        windows: ResidentWindows | PooledWindows = ResidentWindows(start.train, device)
+        if isinstance(objective, MMVM) and objective.follow:
+            objective.decodes = False
+            inputs = start.architecture.inputs
+            if inputs.pooled and not start.has_own_encoders:
+                windows = PooledWindows(start.train, device, inputs.n_groups(start.train.width))
+        steps = MOST_STEPS["random" if start.params["init"] == "random" else "mcca"]
+        training = training_of(params, len(windows), steps=steps)
+        if start.has_own_encoders:
+            training = replace(training, graphs=False)
+        try:
+            history = training_loop.fit(start.vae, windows, training, watch=Watch(EVERY, look))
+        except ValueError:
+            # A training that leaves the finite numbers is no candidate beyond its last look.
+            return looks
     if history.interrupted:
         raise KeyboardInterrupt
     return looks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,10 @@ LIMIT = "NEUROSHARE_RESIDENT_BYTES"
 
 _SHARE = 0.5
 """Of the free memory of a device, what counts may take; the rest is for networks and batches."""
+
+
+_WINDOWS, _FEATURES = 1024, 2**25
+"""Of a batch that is only looked at, at most: those of a thousand units would be a gigabyte."""
 
 
 class ResidentWindows:
@@ -97,6 +102,13 @@ class ResidentWindows:
         self.starts = torch.from_numpy(paired.first_bins).to(device)
         self.table = self._placed(paired).to(device)
 
+    def thinned(self) -> ResidentWindows:
+        """The same counts, in windows that overlap by at most half."""
+        found = copy.copy(self)
+        found.paired = self.paired.thinned()
+        found.starts = torch.from_numpy(found.paired.first_bins).to(self.device)
+        return found
+
     def _placed(self, paired: PairedWindows) -> Tensor:
         """Give the pairing as the first bin of each trial, (row, subject); -1 if absent."""
         partners = paired.partners[:, [paired.subjects.index(name) for name in self.names]]
@@ -142,9 +154,11 @@ class ResidentWindows:
         return everyone, seen
 
     def all_batches(
-        self, batch_size: int = 1024
+        self, batch_size: int | None = None
     ) -> Iterator[tuple[NDArray[np.int64], list[Tensor], Tensor]]:
-        """Give every window in order: positions, x and observed."""
+        """Give every window in order: positions, x and observed; by default as many as fit well."""
+        if batch_size is None:
+            batch_size = max(min(_WINDOWS, _FEATURES // max(sum(self.n_features), 1)), 1)
         everything = torch.arange(len(self), device=self.device)
         for first in range(0, len(self), batch_size):
             index = everything[first : first + batch_size]

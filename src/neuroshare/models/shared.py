@@ -228,9 +228,9 @@ class SharedLatentModel(Generative, Estimator):
             File to which the state goes now and then; if it exists, fitting continues from it. What
             was chosen is kept beside it.
         executor
-            Where starts are tried on inner folds, as in `sweep`: None, a number of processes, a
-            Dask client, or an object whose `submit` returns futures. On a CPU the same is chosen
-            everywhere.
+            Where starts and trainings are tried on inner folds, as in `sweep`: None, a number of
+            processes, a Dask client, or an object whose `submit` returns futures. On a CPU the same
+            is chosen everywhere.
 
         Raises
         ------
@@ -288,8 +288,7 @@ class SharedLatentModel(Generative, Estimator):
         # What is changed afterwards is not what was fitted.
         params = copy.deepcopy(self.get_params(deep=False))
         path = None if checkpoint is None else f"{os.fspath(checkpoint)}.choice.json"
-        device = self._device()
-        choice = chosen(params, train, validation, device, path, self.progress, executor)
+        choice = chosen(params, train, validation, path, self.progress, executor)
         resolved = choice.resolve(params)
         start = begun(resolved, train, validation, self._device(), choice.weighting)
         return replace(start, params=params), choice
@@ -301,9 +300,9 @@ class SharedLatentModel(Generative, Estimator):
         self._trained = start.trained(windows)
         self._choice = choice
         self.history_ = labelled(history, start.train.subjects)
-        variance = self._trained.latent_variance(start.train)
+        variance = self._trained.latent_variance(windows)
         self.history_["latent_variance"] = (("subject", "latent"), variance)
-        rate = self._trained.latent_rate(start.train)
+        rate = self._trained.latent_rate(windows)
         self.history_["latent_rate"] = (("subject", "latent"), rate)
         self.history_["latent_active"] = ("latent", (variance >= UNUSED).any(axis=0))
         if (variance < UNUSED).all():

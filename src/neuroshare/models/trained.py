@@ -106,10 +106,16 @@ class Trained:
         self, paired: PairedWindows, known: Mapping[str, int], *, joint: bool = False
     ) -> NDArray[np.float32]:
         """Posterior means (subject, window, latent), private ones last; NaN where absent."""
+        return self._latents(self.windows(paired), known, joint=joint)
+
+    def _latents(
+        self, windows: ResidentWindows, known: Mapping[str, int], *, joint: bool = False
+    ) -> NDArray[np.float32]:
+        paired = windows.paired
         n_latents = self.architecture.latent_dim + self.vae.objective.private_dim
         latents = np.empty((len(known), len(paired), n_latents), dtype=np.float32)
         with torch.inference_mode():
-            for index, x, observed in self.windows(paired).all_batches():
+            for index, x, observed in windows.all_batches():
                 z = self.vae.latents(x, observed if joint else None)
                 latents[:, index] = z[list(known.values())].cpu().numpy()
         latents[~paired.observed[[paired.subjects.index(name) for name in known]]] = np.nan
@@ -149,15 +155,15 @@ class Trained:
             found.append((p @ rates).numpy())
         return np.repeat(np.concatenate(found)[..., None], paired.width, axis=2)
 
-    def latent_variance(self, paired: PairedWindows) -> NDArray[np.float64]:
-        """Variance of the posterior means over windows, (subject, latent)."""
-        thinned = paired.thinned()
-        latents = self.latents(thinned, {n: k for k, n in enumerate(self.fitted.subjects)})
+    def latent_variance(self, windows: ResidentWindows) -> NDArray[np.float64]:
+        """Variance of the posterior means over windows of all subjects, (subject, latent)."""
+        known = {name: k for k, name in enumerate(self.fitted.subjects)}
+        latents = self._latents(windows.thinned(), known)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of subjects that are never there
             return np.asarray(np.nanvar(latents, axis=1, dtype=np.float64))
 
-    def latent_rate(self, paired: PairedWindows) -> NDArray[np.float64]:
+    def latent_rate(self, windows: ResidentWindows) -> NDArray[np.float64]:
         """Rate of each latent over windows, (subject, latent), in nats; NaN where absent.
 
         Mean divergence of a subject's posteriors from the Gaussian with the mean and variance of
@@ -166,7 +172,7 @@ class Trained:
         n = len(self.fitted.subjects)
         total = np.zeros((4, n, 1))
         with torch.inference_mode():
-            for _, x, observed in self.windows(paired.thinned()).all_batches():
+            for _, x, observed in windows.thinned().all_batches():
                 q = self.vae.encode(x)
                 loc, scale = (part.double() for part in (q.loc, q.scale))
                 parts = torch.stack([torch.ones_like(loc), loc, loc**2 + scale**2, scale.log()])

@@ -372,15 +372,19 @@ def _rates(latents: xr.Dataset, base: np.ndarray) -> np.ndarray:
     if "shared" in latents:
         both = np.concatenate([latents["shared"], both], axis=2)
         loadings = np.concatenate([latents["loadings"], loadings], axis=1)
-    rates = np.exp(loadings @ both.transpose(0, 2, 1))
-    return np.asarray(rates * base[:, None])
+    # In place, for these are the largest arrays of a simulation.
+    rates = np.asarray(loadings @ both.transpose(0, 2, 1))
+    np.exp(rates, out=rates)
+    rates *= base[:, None]
+    return rates
 
 
 def _spikes(rng: np.random.Generator, rates: np.ndarray, onset: np.ndarray) -> list[np.ndarray]:
     """Poisson spike times per unit, seconds."""
     # A Poisson process in operational time is uniform there: as many draws as spikes, not one
     # per trial, unit and bin.
-    risen = np.cumsum(rates) * STEP
+    risen = np.cumsum(rates)
+    risen *= STEP
     n = rng.poisson(risen[-1])
     cell = np.searchsorted(risen, np.sort(rng.uniform(0, risen[-1], n)), side="right")
     trial, unit, k = np.unravel_index(np.minimum(cell, rates.size - 1), rates.shape)

@@ -102,7 +102,7 @@ def run_each(
         in_vain = 0
         while left:
             n_left, loss = len(left), None
-            for outcome in _outcomes(threads, send(), left, executor):
+            for outcome in _outcomes(threads, send, left, executor):
                 if isinstance(outcome, Exception):
                     loss = outcome
                     continue
@@ -126,18 +126,22 @@ def _work(threads: int, sent: Path | _Packed, position: int, item: Any) -> Outco
 
 
 def _outcomes(
-    threads: int, sent: Path | _Packed, left: Mapping[int, Any], executor: int | Executor | None
+    threads: int,
+    send: Callable[[], Path | _Packed],
+    left: Mapping[int, Any],
+    executor: int | Executor | None,
 ) -> Iterator[Outcome | Exception]:
     """Do each task once; an exception stands for a lost worker."""
     if executor is None:
-        yield from (_work(threads, sent, *one) for one in list(left.items()))
+        yield from (_work(threads, send(), *one) for one in list(left.items()))
         return
     waiting: set[Future[Outcome]] = set()
     with _pool(executor) as pool:
         try:
             try:
+                sent = send()
                 waiting.update(pool.submit(_work, threads, sent, *one) for one in left.items())
-            except Exception as error:  # the pool broke meanwhile
+            except Exception as error:  # the pool broke, or lost a worker that data were sent to
                 yield error
             for future in as_completed(waiting):
                 try:
@@ -179,7 +183,7 @@ def _is_dask(executor: Any) -> bool:
 @contextmanager
 def _sender(
     content: _Packed, executor: Any, folder: str | os.PathLike[str] | None
-) -> Iterator[Callable[[], Any]]:
+) -> Iterator[Callable[[], Path | _Packed]]:
     """Give what sends task and data, once for each time that tasks are submitted."""
     if executor is None:
         yield lambda: content

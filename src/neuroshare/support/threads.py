@@ -12,3 +12,8 @@ def one_blas_thread() -> threadpool_limits:
     several times what they save.
     """
     return threadpool_limits(1, user_api="blas")
+
+
+def one_thread() -> threadpool_limits:
+    """Hold all numerics, those of torch on a CPU among them, to one thread likewise."""
+    return threadpool_limits(1)

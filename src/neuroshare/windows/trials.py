@@ -49,8 +49,10 @@ class Trials:
         ids = self.array["trial"].values
         there = np.isin(ids, array["trial"].values)
         own = there[self.positions]
+        if not np.array_equal(array["trial"].values, ids[there]):
+            array = array.sel(trial=ids[there])
         return Trials(
-            array.sel(trial=ids[there]).transpose("trial", "unit", "time"),
+            array.transpose("trial", "unit", "time"),
             (np.cumsum(there) - 1)[self.positions[own]],
             self.codes[own],
             None if self.behaved is None else self.behaved[own],

@@ -39,7 +39,8 @@ class Recordings:
     """Subject -> (trial, unit, time)."""
     before: Mapping[str, xr.DataArray] | None
     """The same of the stretch of equal length before the event, of the trials that were observed
-    there; None if a subject has no spikes there, or few of its trials were."""
+    there; None if a subject has no spikes there, or few of its trials were, and of a quick run,
+    which scores no control."""
     files: Mapping[str, str]
     """Subject -> name of its file."""
     by: str
@@ -88,7 +89,9 @@ def read_recordings(config: RunConfig) -> Recordings:
     counts: dict[str, xr.DataArray] = {}
     before: dict[str, xr.DataArray] = {}
     odd: list[str] = []
-    for name, one in zip(names, opened, strict=True):
+    files = {name: Path(one.file).name for name, one in zip(names, opened, strict=True)}
+    for name in names:
+        one = opened.pop(0)  # whose spikes go as soon as they are counted
         if config.behavior:
             with _of_file(one.file), _recorded(one.odd):
                 counts[name] = _windows(one, config)
@@ -100,15 +103,15 @@ def read_recordings(config: RunConfig) -> Recordings:
         if one.named is not None:  # m1/monday is a session of m1
             counted.attrs["animal"] = one.named.partition("/")[0]
         counts[name] = counted
-        earlier, why_not = _before(one.session, counted, config)
-        if earlier is not None:
-            before[name] = earlier
-        one.odd.extend(filter(None, [why_not]))
+        if not config.quick:
+            earlier, why_not = _before(one.session, counted, config)
+            if earlier is not None:
+                before[name] = earlier
+            one.odd.extend(filter(None, [why_not]))
         odd += _once(one.odd)
     for sentence in odd:
         warnings.warn(sentence, stacklevel=2)
     if config.behavior:
-        files = {name: Path(one.file).name for name, one in zip(names, opened, strict=True)}
         return Recordings(counts, None, files, config.by, config.by, odd, [])
     by, factor = (_common_name(counts, column) for column in (config.by, config.factor))
     counts, relabelled = with_same_labels(counts, by)
@@ -118,7 +121,7 @@ def read_recordings(config: RunConfig) -> Recordings:
     return Recordings(
         counts,
         before if len(before) == len(counts) else None,
-        {name: Path(one.file).name for name, one in zip(names, opened, strict=True)},
+        files,
         by,
         factor,
         odd,
@@ -430,9 +433,9 @@ def keep_common_conditions(
         if config.conditions is None:
             why = f"since a subject has fewer than {least} trials of it"
         left_out.append(f"{by} {value!r} was left out {why} ({n}).")
-    common = {
+    common = {}
+    for name, array in counts.items():
         # Trials without a condition stay, for pairing to report them.
-        name: array.isel(trial=(labels[name].isin(kept) | labels[name].isna()).to_numpy())
-        for name, array in counts.items()
-    }
+        stays = (labels[name].isin(kept) | labels[name].isna()).to_numpy()
+        common[name] = array if stays.all() else array.isel(trial=stays)
     return common, left_out
