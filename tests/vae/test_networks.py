@@ -161,3 +161,28 @@ def test_the_scale_of_a_posterior_is_bounded():
     assert far.max() <= math.exp(3) * (1 + 1e-6)
     assert far.min() >= math.exp(-12) * (1 - 1e-6)
     assert far.max() / far.min() > 1e5
+
+
+@pytest.mark.parametrize(("bias", "wanted"), [(-20.0, -2.0), (10.0, 1.0)])
+def test_a_scale_beyond_its_bound_is_led_back(bias, wanted):
+    """`clamp` alone has no gradient there: once all windows were beyond it, all would stay."""
+    torch.manual_seed(0)
+    encoder = Encoder(6, 3, hidden=(8,))
+    with torch.no_grad():
+        encoder.log_scale.bias.fill_(bias)
+    x = torch.randn(50, 6)
+    optimiser = torch.optim.Adam(encoder.parameters(), lr=0.1)
+    for _ in range(400):
+        optimiser.zero_grad()
+        (encoder(x)[1].log() - wanted).square().mean().backward()
+        optimiser.step()
+    assert (encoder(x)[1].log() - wanted).abs().mean() < 0.2
+
+
+@pytest.mark.parametrize(("bias", "sign"), [(-20.0, 1.0), (10.0, -1.0)])
+def test_a_scale_beyond_its_bound_is_led_no_further(bias, sign):
+    encoder = Encoder(6, 3, hidden=(8,))
+    with torch.no_grad():
+        encoder.log_scale.bias.fill_(bias)
+    (sign * encoder(torch.randn(50, 6))[1].log()).sum().backward()
+    assert (encoder.log_scale.bias.grad == 0).all()

@@ -93,6 +93,30 @@ _LOG_SCALES = (-12.0, 3.0)
 and its gradient ends the training; the prior has scale 1."""
 
 
+class _Bounded(torch.autograd.Function):
+    """Values within bounds. A gradient that leads back between them passes; that of `clamp` is 0.
+
+    Codes whose scales all came to the bound would otherwise stay there for good.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, low: float, high: float) -> Tensor:
+        return x.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        x, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        outwards = ((x < ctx.low) & (grad > 0)) | ((x > ctx.high) & (grad < 0))
+        return grad.masked_fill(outwards, 0.0), None, None
+
+
 class Encoder(nn.Module):
     """Multilayer perceptron to the loc and scale of a Gaussian, beside a linear map.
 
@@ -213,7 +237,10 @@ class Encoder(nn.Module):
         loc = self.loc(features)
         if self.skip is not None:
             loc = loc + self.skip(seen)
-        return loc, self.log_scale(features).clamp(*_LOG_SCALES).exp()
+        log_scale: Tensor = _Bounded.apply(  # type: ignore[no-untyped-call]
+            self.log_scale(features), *_LOG_SCALES
+        )
+        return loc, log_scale.exp()
 
     def _seen(self, x: Tensor, loc: Tensor, scale: Tensor, kept: Tensor | None) -> Tensor:
         """What the network sees of activity, (sample, feature); `kept` is (sample, 1, unit)."""
