@@ -17,6 +17,7 @@ from neuroshare.models.alignment import Array
 from neuroshare.models.inputs import Inputs, Statistics, as_tensor, grouped_sums
 from neuroshare.models.linear import LinearAlignment, Method
 from neuroshare.models.moments import TOLERANCE, Moments, moments_of
+from neuroshare.models.readout import VARIANCE, curvature_of, log_linear, trusted
 from neuroshare.vae.likelihoods import Likelihood
 from neuroshare.windows.paired import PairedWindows
 
@@ -126,12 +127,15 @@ def starts_of(
             seed=seed,
         )
         maps = start(train)
-        moments = None
+        looked = None
         if gains:
-            moments = code_gains(train, latent_dim, roots, start, likelihoods, n_groups, seed)
-        if moments is not None:
+            looked = code_gains(train, latent_dim, roots, start, likelihoods, n_groups, seed)
+        if looked is not None:
+            moments, trust = looked
             target, single, crossed = map(as_tensor, moments)
             measured = (target, single, crossed)
+            for name, of_units in trust.items():
+                maps[name] = replace(maps[name], readout=maps[name].readout * of_units)
     elif method is not None and not alone:
         aligned = LinearAlignment(method, latent_dim, _COMPONENTS, _RIDGE, root=roots, seed=seed)
         aligned.fit(train)
@@ -250,9 +254,9 @@ def linear_starts(
     trials of one condition counts, which is the limit of redrawing partners for ever: covariances
     between subjects are those of their condition-by-time means.
 
-    The read-out is one Newton step of a regression of each unit on the mean latent of the other
-    subjects (its own, if `alone`), with a normal prior of deviation `spread` on its weights:
-    Poisson regression, or that of the link of `likelihoods` where activity is no counts.
+    The read-out is a Poisson regression of each unit on the mean latent of the other subjects (its
+    own, if `alone`), with a normal prior of deviation `spread` on its weights, see `log_linear`.
+    Where activity is no counts, it is one Newton step of that of the link of `likelihoods`.
     """
     train = train.thinned()
     moments = {name: moments_of(train, name, root[name], n_groups) for name in train.subjects}
@@ -279,15 +283,18 @@ def linear_starts(
         rate = found.rate
         if likelihood is None or likelihood.counts:
             rate = rate + 0.5 / found.n_trials
-        curvature = _curvature(likelihood, rate, train.width // n_groups)
+        curvature = curvature_of(likelihood, rate, train.width // n_groups)
         cells = found.counts[there]
-        # Codes of single windows vary far more than their condition means.
-        variance = 1.09 * np.eye(latent_dim)
-        product = np.einsum("csk,csu->ku", z - z.mean((0, 1)), cells - cells.mean((0, 1)))
-        product /= max(z.shape[0] * z.shape[1], 1)
+        z = (z - z.mean((0, 1))).reshape(-1, latent_dim)
+        cells = cells.reshape(len(z), -1)
         n = found.n_trials * n_independent
-        precision = n * curvature[:, None, None] * variance + np.eye(latent_dim) / spread**2
-        readout = np.linalg.solve(precision, n * product.T[:, :, None])[..., 0].T
+        if likelihood is None or likelihood.counts:
+            readout = log_linear(z, cells, rate, n, spread)
+        else:
+            product = z.T @ (cells - cells.mean(0)) / max(len(z), 1)
+            precision = n * curvature[:, None, None] * VARIANCE * np.eye(latent_dim)
+            precision = precision + np.eye(latent_dim) / spread**2
+            readout = np.linalg.solve(precision, n * product.T[:, :, None])[..., 0].T
         scale = found.seen_scale
         starts[name] = LinearStart(found.loc, scale, maps[name] * scale[:, None], readout)
     return starts
@@ -302,7 +309,7 @@ def code_gains(
     n_groups: int = 1,
     seed: int = 0,
     n_splits: int = 4,
-) -> tuple[Array, Array, Array] | None:
+) -> tuple[tuple[Array, Array, Array], dict[str, Array]] | None:
     """How far codes of one subject predict the activity of another, between trials.
 
     Maps and read-outs are learned on three quarters of the trials and looked at on the rest, since
@@ -315,8 +322,11 @@ def code_gains(
     Returns
     -------
     target (latent,), single and crossed (latent, latent)
-        Sums over pairs of subjects. None with fewer than two trials of any condition, or one
-        subject.
+        Sums over pairs of subjects.
+    trust
+        By subject, what to multiply the read-out of each unit by, (unit,); see `trusted`.
+
+    None with fewer than two trials of any condition, or one subject.
     """
     shown = [np.unique(train.codes(name), return_counts=True)[1] for name in train.subjects]
     if len(shown) < 2 or min(map(min, shown)) < 2:
@@ -325,11 +335,13 @@ def code_gains(
     target = np.zeros(latent_dim)
     single, crossed = np.zeros((2, latent_dim, latent_dim))
     n_others = len(train.subjects) - 1
+    folds = []
     for split in range(n_splits):
         fitted, out = train.split(1 / n_splits, seed=seed + split)
         starts = start(fitted)
         out = out.thinned()
         codes, spread, counts, rate = {}, {}, {}, {}
+        of_trials = {}
         for name in out.subjects:
             member = out.codes(name)[:, None] == np.arange(len(train.conditions))
             found = member.sum(0)
@@ -341,6 +353,7 @@ def code_gains(
                 cells = cells + np.einsum("ic,isu->csu", mean[trials], sums)
             z = np.concatenate(pieces)
             z = z - np.einsum("i,isk->k", centre, z) / z.shape[1]
+            of_trials[name] = z
             codes[name] = np.einsum("ic,isk->csk", mean, z)
             spread[name] = np.einsum("i,isk,isl->kl", centre, z, z) / z.shape[1]
             rate[name] = np.sum(cells, axis=(0, 1)) / (found > 0).sum() / z.shape[1]
@@ -353,7 +366,7 @@ def code_gains(
         for name, found_start in starts.items():
             readout = found_start.readout
             likelihood = None if likelihoods is None else likelihoods[name]
-            curvature = _curvature(likelihood, rate[name], train.width // n_groups)
+            curvature = curvature_of(likelihood, rate[name], train.width // n_groups)
             weighted = (readout * curvature) @ readout.T
             driven = np.einsum("ku,csu->csk", readout, counts[name])
             others = all_codes - codes[name]
@@ -362,18 +375,49 @@ def code_gains(
             single += weighted * (all_spread - spread[name])
             together = np.einsum("csk,csl->kl", others, others) - each
             crossed += weighted * together / n_cells / max(n_others - 1, 1)
+        folds.append((out, of_trials, starts, rate))
     if n_others == 1:
         crossed = single
     # Latents that drive nothing keep a gain of one.
     floor = 1e-3 * np.trace(single) / latent_dim + TOLERANCE
-    return target + floor, single + floor * np.eye(latent_dim), crossed + floor * np.eye(latent_dim)
+    target += floor
+    single = single + floor * np.eye(latent_dim)
+    crossed = crossed + floor * np.eye(latent_dim)
+    gain = np.linalg.solve((single + (n_others - 1) * crossed) / n_others, target).clip(0)
+    trust = {}
+    for name in train.subjects:
+        if likelihoods is not None and not likelihoods[name].counts:
+            continue
+        looks = (
+            (_mean_of_others(out, name, z) * gain @ starts[name].readout, rate[name], out)
+            for out, z, starts, rate in folds
+        )
+        trust[name] = trusted(
+            (drive, rates, _partner_sums(out, name, n_groups)) for drive, rates, out in looks
+        )
+    return (target, single, crossed), trust
 
 
-def _curvature(likelihood: Likelihood | None, rate: Array, n_lags: int) -> Array:
-    """How fast expected sums (unit,) of `n_lags` bins change with the outputs of a decoder."""
-    if likelihood is None or likelihood.counts:  # of log rates
-        return rate
-    return np.asarray(n_lags * likelihood.slope(as_tensor(rate / n_lags)).double().numpy())
+def _mean_of_others(paired: PairedWindows, name: str, codes: Mapping[str, Array]) -> Array:
+    """Mean code of the other partners of a subject's trials, (row, start, latent)."""
+    column = {n: k for k, n in enumerate(paired.subjects)}
+    rows = paired.partners[paired.partners[:, column[name]] >= 0]
+    n_latents = codes[name].shape[2]
+    total, found = np.zeros((len(rows), len(paired.first_bins), n_latents)), np.zeros(len(rows))
+    for other, z in codes.items():
+        if other != name:
+            there = rows[:, column[other]] >= 0
+            total += np.where(there[:, None, None], z[rows[:, column[other]]], 0.0)
+            found += there
+    return np.asarray(total / np.maximum(found, 1)[:, None, None])
+
+
+def _partner_sums(paired: PairedWindows, name: str, n_groups: int) -> Array:
+    """Sums of a subject's trials in the order of rows, (row, start, part x unit)."""
+    column = paired.subjects.index(name)
+    rows = paired.partners[:, column]
+    sums = np.concatenate([part for _, part in grouped_sums(paired, name, n_groups)])
+    return np.asarray(sums[rows[rows >= 0]])
 
 
 def maps_of(
