@@ -3,7 +3,8 @@
 Recorded and simulated data of several regimes. For every set and split of its trials, accuracy per
 held-out trial of
 
-- ``default``: `SharedLatentModel` as it comes, which chooses everything on inner folds;
+- ``default``: `SharedLatentModel` as it comes, which chooses everything on inner folds; also bits
+  per spike that it imputes;
 - ``start``: the same before training, the linear start that it chose;
 - ``tuned linear``: the linear alignment (Procrustes, MCCA, shared response model; of single lags
   too where these are few) that does best on the same inner folds;
@@ -106,6 +107,18 @@ def scored(model, parts):
     return {"own": round(float(found.mean_own), 4), "cross": round(float(found.mean_cross), 4)}
 
 
+def imputed(model, parts):
+    """Bits per spike of each animal from all others, beside its own mean counts (PSTH)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = ns.imputation_scores(model, *parts)
+    bits = found.mean_bits_per_spike.sel(sources="all others")
+    return {
+        "bits": round(float(bits), 4),
+        "psth": round(float(found.bits_per_spike_psth.mean()), 4),
+    }
+
+
 def default(parts, **settings):
     """The model as it comes, and its start."""
     began = time.process_time()
@@ -118,7 +131,9 @@ def default(parts, **settings):
         "inputs": first.inputs if isinstance(first.inputs, str) else int(first.inputs),
     }
     told = {**chosen, "steps": model.chosen_["steps"], "init": model.chosen_["init"]}
-    rows = {"default": {**scored(model, parts), "seconds": seconds, **told}}
+    rows = {
+        "default": {**scored(model, parts), **imputed(model, parts), "seconds": seconds, **told}
+    }
     start = model
     if told["steps"]:
         # The weighting is chosen again on the same folds, from the same candidates.
