@@ -1009,3 +1009,14 @@ def test_others_draw_their_private_code_from_its_learned_prior(toy, noise):
         for source in range(M):
             expected = own[target] if source == target else prior[target].expand(S, -1)
             torch.testing.assert_close(private[target, source], expected)
+
+
+def test_scales_that_nothing_teaches_do_not_drift():
+    """They did, as the networks below them learn: and decoders learned of codes with such noise."""
+    followed = MMVM(contrast=1.0, follow=True)
+    loc, scale = torch.randn(3, 8, 4), torch.randn(3, 8, 4).exp()
+    q = followed.placed(torch.distributions.Normal(loc, scale))
+    assert (q.scale == 0.3).all()
+    learned = MMVM(contrast=1.0).placed(torch.distributions.Normal(loc, scale))
+    torch.testing.assert_close(learned.scale, scale)
+    torch.testing.assert_close(learned.loc, q.loc)

@@ -19,6 +19,7 @@ from neuroshare.vae.likelihoods import Likelihood, make_likelihood
 from neuroshare.vae.multimodal import MultimodalVAE
 from neuroshare.vae.networks import Decoder, Encoder
 from neuroshare.vae.objectives import MMVM, Objective, make_objective
+from neuroshare.vae.objectives.mmvm import FOLLOWED
 
 Hidden = Sequence[int] | Literal["input"]
 OwnEncoder = Callable[[int, int, int], nn.Module]
@@ -207,7 +208,7 @@ def begin_subject(vae: MultimodalVAE, modality: int, start: SubjectStart) -> Non
     if likelihood.counts or encoder.standardise:  # raw inputs of other activity are the paper's
         decoder.start_at(likelihood.link(start.rate))
     if start.weights is not None and start.bias is not None:
-        encoder.start_from(start.weights, start.bias, scale=0.3)
+        encoder.start_from(start.weights, start.bias, scale=FOLLOWED)
     if start.readout is not None:
         decoder.start_from(start.readout)
 

@@ -184,6 +184,7 @@ class LinearStart:
     scale: Array  # (unit,)
     weights: Array  # (unit, latent)
     readout: Array  # (latent, unit), change of the log rate
+    slope: Array  # likewise as long as changes are small, by one step of Newton's method
 
     def codes(self, features: Array) -> Array:
         """Latents (..., latent) of features (..., unit)."""
@@ -288,15 +289,12 @@ def linear_starts(
         z = (z - z.mean((0, 1))).reshape(-1, latent_dim)
         cells = cells.reshape(len(z), -1)
         n = found.n_trials * n_independent
+        product = z.T @ (cells - cells.mean(0)) / max(len(z), 1)
+        slope = readout = n * product / (n * curvature * VARIANCE + 1 / spread**2)
         if likelihood is None or likelihood.counts:
             readout = log_linear(z, cells, rate, n, spread)
-        else:
-            product = z.T @ (cells - cells.mean(0)) / max(len(z), 1)
-            precision = n * curvature[:, None, None] * VARIANCE * np.eye(latent_dim)
-            precision = precision + np.eye(latent_dim) / spread**2
-            readout = np.linalg.solve(precision, n * product.T[:, :, None])[..., 0].T
         scale = found.seen_scale
-        starts[name] = LinearStart(found.loc, scale, maps[name] * scale[:, None], readout)
+        starts[name] = LinearStart(found.loc, scale, maps[name] * scale[:, None], readout, slope)
     return starts
 
 
@@ -314,7 +312,7 @@ def code_gains(
 
     Maps and read-outs are learned on three quarters of the trials and looked at on the rest, since
     aligned codes agree better on the trials that aligned them. To second order in the log rate, the
-    Poisson likelihood of a target's counts under the read-out of a source's code times g is
+    Poisson likelihood of a target's counts under the slopes of a source's code times g is
     ``g @ target - g @ single @ g / 2``; for the mean of n sources' codes ``single`` becomes
     ``(single + (n - 1) crossed) / n``; likewise for other `likelihoods`, in their outputs. `start`
     learns maps from training windows.
@@ -364,7 +362,7 @@ def code_gains(
             np.sum(list(part.values()), axis=0) for part in (codes, products, spread)
         )
         for name, found_start in starts.items():
-            readout = found_start.readout
+            readout = found_start.slope
             likelihood = None if likelihoods is None else likelihoods[name]
             curvature = curvature_of(likelihood, rate[name], train.width // n_groups)
             weighted = (readout * curvature) @ readout.T

@@ -32,6 +32,9 @@ from neuroshare.vae.experts import (
 from neuroshare.vae.objectives.base import Elbo, LogLik, Objective, Reference
 from neuroshare.vae.schedule import Schedule, value_at
 
+FOLLOWED = 0.3
+"""Scale of posteriors of which decoders follow the codes, that of an aligned start."""
+
 
 class MMVM(Objective):
     """Multimodal variational mixture prior: each posterior is drawn to the mixture of all.
@@ -72,7 +75,8 @@ class MMVM(Objective):
         Of that term.
     follow
         Encoders learn by the contrast alone: likelihoods and the rate see their codes as they are,
-        and decoders follow. What is private then does not come into the codes.
+        and decoders follow. What is private then does not come into the codes, and all scales of
+        posteriors are `FOLLOWED`: nothing would teach them.
 
     Notes
     -----
@@ -234,7 +238,8 @@ class MMVM(Objective):
         if not self.contrast:
             return q
         shared, private = q.loc.split([q.loc.shape[-1] - self.private_dim, self.private_dim], -1)
-        return normal(torch.cat([on_sphere(shared), private], dim=-1), q.scale)
+        loc = torch.cat([on_sphere(shared), private], dim=-1)
+        return normal(loc, torch.full_like(q.scale, FOLLOWED) if self.follow else q.scale)
 
     def _fit(self, z: Tensor, observed: Tensor, log_lik: LogLik) -> Tensor:
         """Log-likelihood of every modality from its own code and, in part, from another's."""
