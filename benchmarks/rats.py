@@ -36,6 +36,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import xarray as xr
+from matplotlib.legend import Legend
 from matplotlib.ticker import MaxNLocator
 
 import neuroshare as ns
@@ -411,9 +412,11 @@ def draw_latents(found, path, beta):
                 for line in list(ax.lines):
                     line.remove()
                 ax.set(xlabel="", ylabel="", xticks=[], yticks=[])
-                legend = ax.get_legend()
-                if column < len(names) - 1 and legend is not None:
-                    legend.remove()
+                # Colours are told once, shapes (of the other) by the row below.
+                for artist in list(ax.get_children()):
+                    last = column == len(names) - 1 and artist is ax.get_legend()
+                    if isinstance(artist, Legend) and not last:
+                        artist.remove()
                 if k == 0:
                     ax.set_title(name, fontsize=10)
             note = "IN-SAMPLE" if protocol == "paper" else "held-out trials"
