@@ -134,6 +134,9 @@ def test_the_stretch_before_the_event_is_a_control(whole, config, tmp_path, file
 
 
 def test_silence_before_the_event_is_no_control(tmp_path, files, config):
+    assert config.quick
+    assert read_recordings(config).before is None  # a quick run scores no control
+    config = dataclasses.replace(config, quick=False)
     cut = []
     for file in files:
         session = ns.read_nwb(file)
