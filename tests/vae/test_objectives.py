@@ -1012,7 +1012,7 @@ def test_others_draw_their_private_code_from_its_learned_prior(toy, noise):
 
 
 def test_scales_that_nothing_teaches_do_not_drift():
-    """They did, as the networks below them learn: and decoders learned of codes with such noise."""
+    """They did, as the networks below them learn, and decoders learned of codes with such noise."""
     followed = MMVM(contrast=1.0, follow=True)
     loc, scale = torch.randn(3, 8, 4), torch.randn(3, 8, 4).exp()
     q = followed.placed(torch.distributions.Normal(loc, scale))

@@ -40,6 +40,8 @@ _TEMPERATURES = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
 
 Codes = Mapping[str, tuple[Array, NDArray[np.int64]]]
 """By subject: latents (trial, start, latent) and conditions (trial,)."""
+Score = Callable[[Array, NDArray[np.int64]], float | tuple[float, ...]]
+"""Of latents and conditions of a subject, as in `Codes`."""
 
 
 def folds_of(
@@ -140,7 +142,7 @@ def discriminant_accuracy(fitted: Codes, held_out: Codes, shrinkage: float = 0.0
 
     # What makes probabilities of evidence is the same for all conditions, and so sums will do.
     whole = {name: (z.mean(axis=1, keepdims=True), y) for name, (z, y) in held_out.items()}
-    return _of_pairs(fitted, whole, accuracy, shrinkage)
+    return _of_pairs(fitted, whole, _by_discriminant(accuracy, shrinkage))[0]
 
 
 def decoded(fitted: Codes, held_out: Codes, targets: Array, shrinkage: float = 0.01) -> Array:
@@ -164,7 +166,7 @@ def decoded(fitted: Codes, held_out: Codes, targets: Array, shrinkage: float = 0
         wrong = np.square(true - p @ targets[known]).sum()
         return float(1 - wrong / max(np.square(true - true.mean(0)).sum(), 1e-12))
 
-    return _of_pairs(fitted, held_out, explained, shrinkage)
+    return _of_pairs(fitted, held_out, _by_discriminant(explained, shrinkage))[0]
 
 
 def nearest(fitted: Codes, held_out: Codes, targets: Array) -> Array:
@@ -180,22 +182,23 @@ def nearest(fitted: Codes, held_out: Codes, targets: Array) -> Array:
     targets
         Bins as points, (bin, feature).
     """
-    found = np.full((len(fitted), len(fitted)), np.nan)
-    names = list(fitted)
-    for i, source in enumerate(names):
-        z, y = fitted[source]
+
+    def learned(z: Array, y: NDArray[np.int64]) -> Score:
         windows, scale = _windows(z), np.maximum(_windows(z).std(axis=0), 1e-12)
         index = NearestNeighbors(n_neighbors=min(N_NEAREST, len(windows))).fit(windows / scale)
         known = np.repeat(targets[y], z.shape[1], axis=0)
-        for j in _targets(i, len(names)):
-            z, y = held_out[names[j]]
+
+        def explained(z: Array, y: NDArray[np.int64]) -> float:
             step = -(-len(y) // MOST_DECODED)
             z, true = z[::step], targets[y[::step]]
             near = known[index.kneighbors(_windows(z) / scale, return_distance=False)]
             points = near.mean(axis=1).reshape(*z.shape[:2], -1).mean(axis=1)
             wrong = np.linalg.norm(true - points, axis=1).sum()
-            found[i, j] = 1 - wrong / max(np.linalg.norm(true - true.mean(0), axis=1).sum(), 1e-12)
-    return found
+            return float(1 - wrong / max(np.linalg.norm(true - true.mean(0), axis=1).sum(), 1e-12))
+
+        return explained
+
+    return _of_pairs(fitted, held_out, learned)[0]
 
 
 def _windows(z: Array) -> Array:
@@ -206,22 +209,36 @@ def _windows(z: Array) -> Array:
 def _of_pairs(
     fitted: Codes,
     held_out: Codes,
-    score: Callable[[NDArray[np.int64], Array, NDArray[np.int64]], float],
-    shrinkage: float,
-) -> Array:
-    """Score (source, target) of what a source's discriminant says of a target's windows.
+    learned: Callable[[Array, NDArray[np.int64]], Score],
+    n_scores: int = 1,
+) -> list[Array]:
+    """Scores, each (source, target), of the windows of targets by what is learned of each source.
+
+    Of the pairs that are looked at; NaN elsewhere.
+    """
+    names = list(fitted)
+    found = np.full((n_scores, len(names), len(names)), np.nan)
+    for i, source in enumerate(names):
+        score = learned(*fitted[source])
+        for j in _targets(i, len(names)):
+            found[:, i, j] = score(*held_out[names[j]])
+    return list(found)
+
+
+def _by_discriminant(
+    score: Callable[[NDArray[np.int64], Array, NDArray[np.int64]], float], shrinkage: float
+) -> Callable[[Array, NDArray[np.int64]], Score]:
+    """Learn a linear discriminant of windows, and score what it says of others.
 
     `score` takes the conditions that are known, the evidence for them (trial, start, condition) and
     the true ones (trial,).
     """
-    found = np.full((len(fitted), len(fitted)), np.nan)
-    names = list(fitted)
-    for i, source in enumerate(names):
-        known, slopes, offset = _discriminant(*fitted[source], shrinkage)
-        for j in _targets(i, len(names)):
-            z, y = held_out[names[j]]
-            found[i, j] = score(known, z @ slopes + offset, y)
-    return found
+
+    def learned(z: Array, y: NDArray[np.int64]) -> Score:
+        known, slopes, offset = _discriminant(z, y, shrinkage)
+        return lambda z, y: score(known, z @ slopes + offset, y)
+
+    return learned
 
 
 def _discriminant(
@@ -245,18 +262,19 @@ def classified(fitted: Codes, held_out: Codes) -> tuple[Array, Array]:
     The log loss, in nats, is smoother than the accuracy. It is that of the best of several
     temperatures, and every condition weighs the same in both.
     """
-    names = list(fitted)
-    accuracy, loss = np.full((2, len(names), len(names)), np.nan)
-    for i, source in enumerate(names):
-        z, y = fitted[source]
-        model = Classifier().fit(z.reshape(-1, z.shape[2]), np.repeat(y, z.shape[1]))
+
+    def learned(z: Array, y: NDArray[np.int64]) -> Score:
+        model = Classifier().fit(_windows(z), np.repeat(y, z.shape[1]))
         known = model.classes_
-        for j in _targets(i, len(names)):
-            z, y = held_out[names[j]]
-            log_p = model.log_probabilities(z.reshape(-1, z.shape[2]))
+
+        def scored(z: Array, y: NDArray[np.int64]) -> tuple[float, float]:
+            log_p = model.log_probabilities(_windows(z))
             log_p = log_p.reshape(len(y), -1, log_p.shape[1]).sum(axis=1)
-            accuracy[i, j] = _balanced(known, log_p, y)
-            loss[i, j] = _log_loss(known, log_p, y)
+            return _balanced(known, log_p, y), _log_loss(known, log_p, y)
+
+        return scored
+
+    accuracy, loss = _of_pairs(fitted, held_out, learned, n_scores=2)
     return accuracy, loss
 
 

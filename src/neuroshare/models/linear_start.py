@@ -14,7 +14,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from neuroshare.models.alignment import Array
-from neuroshare.models.inputs import Inputs, Statistics, as_tensor, grouped_sums
+from neuroshare.models.inputs import Inputs, Statistics, all_sums, as_tensor, grouped_sums
 from neuroshare.models.linear import LinearAlignment, Method
 from neuroshare.models.moments import TOLERANCE, Moments, moments_of
 from neuroshare.models.readout import VARIANCE, curvature_of, log_linear, trusted
@@ -362,11 +362,11 @@ def code_gains(
             np.sum(list(part.values()), axis=0) for part in (codes, products, spread)
         )
         for name, found_start in starts.items():
-            readout = found_start.slope
+            slope = found_start.slope
             likelihood = None if likelihoods is None else likelihoods[name]
             curvature = curvature_of(likelihood, rate[name], train.width // n_groups)
-            weighted = (readout * curvature) @ readout.T
-            driven = np.einsum("ku,csu->csk", readout, counts[name])
+            weighted = (slope * curvature) @ slope.T
+            driven = np.einsum("ku,csu->csk", slope, counts[name])
             others = all_codes - codes[name]
             each = all_products - products[name]
             target += np.einsum("csk,csk->k", others, driven) / n_cells
@@ -381,17 +381,19 @@ def code_gains(
     target += floor
     single = single + floor * np.eye(latent_dim)
     crossed = crossed + floor * np.eye(latent_dim)
+    # That of the mean of all others, as `MMVM.gain` has it.
     gain = np.linalg.solve((single + (n_others - 1) * crossed) / n_others, target).clip(0)
     trust = {}
     for name in train.subjects:
         if likelihoods is not None and not likelihoods[name].counts:
             continue
-        looks = (
-            (_mean_of_others(out, name, z) * gain @ starts[name].readout, rate[name], out)
-            for out, z, starts, rate in folds
-        )
         trust[name] = trusted(
-            (drive, rates, _partner_sums(out, name, n_groups)) for drive, rates, out in looks
+            (
+                _mean_of_others(out, name, z) * gain @ starts[name].readout,
+                rate[name],
+                _partner_sums(out, name, n_groups),
+            )
+            for out, z, starts, rate in folds
         )
     return (target, single, crossed), trust
 
@@ -414,8 +416,7 @@ def _partner_sums(paired: PairedWindows, name: str, n_groups: int) -> Array:
     """Sums of a subject's trials in the order of rows, (row, start, part x unit)."""
     column = paired.subjects.index(name)
     rows = paired.partners[:, column]
-    sums = np.concatenate([part for _, part in grouped_sums(paired, name, n_groups)])
-    return np.asarray(sums[rows[rows >= 0]])
+    return np.asarray(all_sums(paired, name, n_groups)[rows[rows >= 0]])
 
 
 def maps_of(

@@ -49,20 +49,20 @@ def log_linear(z: Array, counts: Array, rate: Array, n: float, spread: float) ->
     product = z.T @ (counts - counts.mean(0)) / len(z)
     prior = np.eye(n_latents) / spread**2
 
-    def expected(weights: Array) -> tuple[Array, Array]:
-        """Share of each cell in the expected counts (cell, unit); log of their mean (unit,)."""
-        drive = z @ weights + 0.5 * np.einsum("ku,kl,lu->u", weights, within, weights)
-        return softmax(drive, axis=0), logsumexp(drive, axis=0) - np.log(len(z))
+    def drive(weights: Array) -> Array:
+        """Log of what every cell expects, up to the mean rate, (cell, unit)."""
+        return np.asarray(z @ weights + 0.5 * np.einsum("ku,kl,lu->u", weights, within, weights))
 
     def loss(weights: Array) -> Array:
         """Of every unit, its mean rate at its best."""
-        fit = (weights * product).sum(0) - rate * expected(weights)[1]
+        level = logsumexp(drive(weights), axis=0) - np.log(len(z))
+        fit = (weights * product).sum(0) - rate * level
         return np.asarray(0.5 * np.square(weights).sum(0) / spread**2 - n * fit)
 
     weights = np.zeros((n_latents, n_units))
     least = loss(weights)
     for _ in range(_NEWTON_STEPS):
-        share, _ = expected(weights)
+        share = softmax(drive(weights), axis=0)
         mean = share.T @ z  # (unit, latent)
         second = np.einsum("cu,ck,cl->ukl", share, z, z, optimize=True)
         bent = second - mean[:, :, None] * mean[:, None] + within
@@ -77,9 +77,9 @@ def log_linear(z: Array, counts: Array, rate: Array, n: float, spread: float) ->
             if not worse.any():
                 break
             size[worse] /= 2
-        size[~(now <= least)] = 0.0
-        weights = weights + size * step
-        gained = least - loss(weights)
+        better = now <= least  # of the others no step is taken
+        weights = weights + np.where(better, size, 0.0) * step
+        gained = np.where(better, least - now, 0.0)
         least = least - gained
         if (gained <= 1e-6 * (1 + np.abs(least))).all():
             break
