@@ -4,8 +4,8 @@ import torch
 
 import neuroshare as ns
 from neuroshare.models import linear_start as start
-from neuroshare.models.linear_start import code_gains
 from neuroshare.models.readout import TRUST, VARIANCE, log_linear, trusted
+from neuroshare.models.starts import code_gains
 from neuroshare.vae.objectives import MMVM
 
 

@@ -16,7 +16,7 @@ from neuroshare.models.building import Subject, begin_subject, copy_into
 from neuroshare.models.fitted import require_windows
 from neuroshare.models.held_out import why_not
 from neuroshare.models.inputs import all_sums, with_floor
-from neuroshare.models.linear_start import SubjectStart, lags_of
+from neuroshare.models.starts import SubjectStart, lags_of
 from neuroshare.models.trained import Trained, check_activity
 from neuroshare.models.tuning import (
     N_SPLITS,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from neuroshare.models.inputs import Inputs
-from neuroshare.models.linear_start import Starts, SubjectStart
+from neuroshare.models.starts import Starts, SubjectStart
 from neuroshare.support.checks import require, require_whole
 from neuroshare.vae.likelihoods import Likelihood, make_likelihood
 from neuroshare.vae.multimodal import MultimodalVAE

@@ -18,9 +18,10 @@ from neuroshare.models.building import Architecture, Subject, begin, resolved
 from neuroshare.models.device_windows import ResidentWindows
 from neuroshare.models.fitted import Fitted
 from neuroshare.models.inputs import Inputs
-from neuroshare.models.linear_start import Weighting, starts_of
+from neuroshare.models.linear_start import Weighting
 from neuroshare.models.prior import Prior
 from neuroshare.models.saving import Place, settings_as_json, settings_of_json
+from neuroshare.models.starts import starts_of
 from neuroshare.models.tuning import Tuning, measure
 from neuroshare.support.chunks import in_chunks
 from neuroshare.vae.history import History, as_arrays
