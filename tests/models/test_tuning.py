@@ -4,7 +4,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import neuroshare as ns
-from neuroshare.models.tuning import Summed, Tuning, sharpest, shrinkage_of
+from neuroshare.models.evidence import Summed, sharpest
+from neuroshare.models.tuning import Tuning, shrinkage_of
 
 RATS = {"anna": 60, "berta": 50, "clara": 55}
 
@@ -155,11 +156,10 @@ def test_a_newcomer_that_tells_nothing_is_not_trusted():
     np.testing.assert_allclose(bits.sel(source="clara").dropna("target"), 0, atol=0.02)
 
 
-def test_models_of_conditions_and_those_that_share_nothing_have_no_tuning(parts):
-    assert fit(parts[0], objective="independent")._trained.tuning is None
-    sessions = ns.simulate_sessions({"a": 8, "b": 8}, n_trials=8)
-    counts = {name: ns.bin_spikes(session) for name, session in sessions.items()}
-    assert fit(ns.pair_subjects(counts, by="odor"), latent_dim=2)._trained.tuning is None
+def test_models_that_share_nothing_have_no_tuning(parts):
+    alone = fit(parts[0], objective="independent")
+    assert alone._trained.tuning is None
+    assert alone.imputation_ == ""
 
 
 def test_sharpness_is_that_of_evidence_and_zero_of_noise():

@@ -13,20 +13,13 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from neuroshare.models.building import Subject, begin_subject, copy_into
+from neuroshare.models.evidence import Summed, sharpest
 from neuroshare.models.fitted import require_windows
 from neuroshare.models.held_out import why_not
 from neuroshare.models.inputs import all_sums, with_floor
 from neuroshare.models.starts import SubjectStart, lags_of
 from neuroshare.models.trained import Trained, check_activity
-from neuroshare.models.tuning import (
-    N_SPLITS,
-    Measured,
-    Summed,
-    Tuning,
-    sharpest,
-    shrinkage_of,
-    sums_of,
-)
+from neuroshare.models.tuning import N_SPLITS, Measured, Tuning, shrinkage_of, sums_of
 from neuroshare.support.checks import require
 from neuroshare.vae import train as training_loop
 from neuroshare.vae.step import generators_of
@@ -206,6 +199,7 @@ def _tuned(
     The sharpness of its codes, and how far its units are drawn to their means, are measured on
     inner splits, with maps learned from the rest.
     """
+    train = train.thinned()
     known, counts = cast(Tuning, trained.tuning), not train.why_not_counts(name)
     p, sums, _ = _placed(trained, train, name, partners)
     measured = Measured.usual(sums.shape[1])
@@ -224,7 +218,8 @@ def _tuned(
             looks.append((tuned, held, seen))
         prior = known.prior.double().numpy()
         measured = Measured(sharpest(evidence, prior), shrinkage_of(looks, counts))
-    rates = Summed.of(sums, p, counts).rates(measured.shrinkage) / train.width
+    n_lags = train.width // (sums.shape[1] // len(train.units[name]))
+    rates = Summed.of(sums, p, counts).rates(measured.shrinkage) / n_lags
     return known.with_subject(rates, measured.sharpness)
 
 
@@ -235,11 +230,13 @@ def _placed(
 
     Returns
     -------
-    (row, bin), how likely it is in each bin; (row, unit), its activity; (row,), which window it is
+    (row, bin), how likely it is in each bin; (row, part x unit), its activity; (row,), which window
+    it is
     """
     tuning = cast(Tuning, trained.tuning)
     known = _codes(trained, train, partners)
-    sums = sums_of(train, name)
+    n_units = len(next(iter(trained.fitted.units.values())))
+    sums = sums_of(train, name, tuning.rates[0].shape[1] // n_units)
     found, windows = [], []
     n_starts = len(train.first_bins)
     for repeat in range(N_SPLITS if train.redraws else 1):

@@ -96,6 +96,9 @@ class Choice:
 
     given: tuple[str, ...] = ()
     """Names of what was given, and so not chosen."""
+    sharpness: dict[str, float] | None = None
+    """How far the codes of each subject tell conditions and times after these steps, in held-out
+    trials; None where no steps were chosen."""
 
     def chosen(self) -> dict[str, Any]:
         """What was chosen, without what was given."""
@@ -281,6 +284,8 @@ class Looks:
     accuracy: list[Array] = field(default_factory=list)
     """Each (source, target), as the log losses."""
     loss: list[Array] = field(default_factory=list)
+    of_bins: list[Array] = field(default_factory=list)
+    """Log losses of windows' bins, each (subject, sharpness); where they are asked for."""
 
     @property
     def hopeless(self) -> bool:
@@ -293,9 +298,13 @@ class Looks:
             for step, share in HOPELESS
         )
 
-    def note(self, step: int, accuracy: Array, loss: Array) -> Verdict:
+    def note(
+        self, step: int, accuracy: Array, loss: Array, of_bins: Array | None = None
+    ) -> Verdict:
         """Take down a look; say when training has not become better for long."""
         self.steps.append(step)
+        if of_bins is not None:
+            self.of_bins.append(of_bins)
         self.accuracy.append(accuracy)
         self.loss.append(loss)
         best = self.steps[int(np.argmin([score_of(part, self.shares) for part in self.loss]))]

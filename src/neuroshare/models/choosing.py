@@ -32,6 +32,7 @@ from neuroshare.models.choice import (
     write_choice,
 )
 from neuroshare.models.device_windows import PooledWindows, ResidentWindows
+from neuroshare.models.evidence import losses_of_trials, sharpness_of
 from neuroshare.models.held_out import (
     HELD_OUT,
     N_FOLDS,
@@ -212,7 +213,10 @@ def _steps(
         for name, candidate in candidates.items()
     }
     name, steps, table = choose_steps(tried, rows)
-    return replace(candidates[name], steps=steps, table=[*choice.table, *table])
+    of_bins = [one.of_bins[one.steps.index(steps)] for one in tried[name] if one.of_bins]
+    sharpness = sharpness_of(np.sum(of_bins, axis=0), train.subjects) if of_bins else None
+    made = replace(candidates[name], steps=steps, table=[*choice.table, *table])
+    return replace(made, sharpness=sharpness)
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,7 @@ def _tried(trials: _Trials, asked: tuple[str, int, float | None]) -> Looks:
     device = device_of(params["device"])
     with one_thread():
         settings = replace(candidate, steps=None).resolve(params)
-        start = begun(settings, fitted, None, device, candidate.weighting)
+        start = begun(settings, fitted, None, device, candidate.weighting, imputes=False)
         objective = start.vae.objective
         looks, score = Looks(objective.shares, reference), _Score(start, held_out, device)
 
@@ -312,6 +316,7 @@ class _Score:
         self.n_latents = start.architecture.latent_dim
         self.n_looks = 0
         self.names = start.train.subjects
+        self.n_conditions = len(start.train.conditions)
         self.criterion = Criterion(start.train.targets)
         self.parts = [
             {name: part.select([name]).thinned() for name in self.names}
@@ -322,7 +327,7 @@ class _Score:
             for part in self.parts
         ]
 
-    def __call__(self) -> tuple[Array, Array]:
+    def __call__(self) -> tuple[Array, Array, Array | None]:
         self.vae.eval()
         self.objective = self.vae.objective if self.n_looks else self.untrained
         self.n_looks += 1
@@ -333,7 +338,10 @@ class _Score:
             }
             for part, windows in zip(self.parts, self.windows, strict=True)
         )
-        return self.criterion.settled(fitted, held_out)
+        of_bins = None
+        if self.criterion.targets is None:
+            of_bins = losses_of_trials(fitted, held_out, self.n_conditions)
+        return *self.criterion.settled(fitted, held_out), of_bins
 
     def _codes(self, modality: int, windows: ResidentWindows) -> Array:
         """Mean codes of one subject, (trial, start, latent)."""

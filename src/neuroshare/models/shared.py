@@ -142,6 +142,12 @@ class SharedLatentModel(Generative, Estimator):
         folds (mean of own and cross-subject accuracy per trial) with its standard error over folds,
         log_loss where it decided, and whether it was chosen. Of the starts that do as well as the
         best, within the standard error of the difference, that of the least log loss is taken.
+    imputation_ : str
+        How activity is imputed and generated, one sentence. With the recipe of ``"mmvm"``, and of
+        windows that are paired by behavior, it is the tuning of the target, weighed by how likely
+        the codes of the sources make each condition and time; how far codes are trusted is
+        measured on held-out trials. Where that cannot be (fewer than four trials of a condition, a
+        given number of epochs), and with an objective given as an object, decoders do it.
 
     Notes
     -----
@@ -290,7 +296,14 @@ class SharedLatentModel(Generative, Estimator):
         path = None if checkpoint is None else f"{os.fspath(checkpoint)}.choice.json"
         choice = chosen(params, train, validation, path, self.progress, executor)
         resolved = choice.resolve(params)
-        start = begun(resolved, train, validation, self._device(), choice.weighting)
+        start = begun(
+            resolved,
+            train,
+            validation,
+            self._device(),
+            choice.weighting,
+            sharpness=choice.sharpness,
+        )
         return replace(start, params=params), choice
 
     def _keep(
@@ -336,6 +349,11 @@ class SharedLatentModel(Generative, Estimator):
             "steps": choice.steps,
             **objective,
         }
+
+    @property
+    def imputation_(self) -> str:
+        """How activity is imputed, one sentence."""
+        return self._fitted().imputation
 
     def check_settings(self) -> None:
         """Refuse settings that no fit can have; `fit` does so before it computes anything.

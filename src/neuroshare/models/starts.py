@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from neuroshare.models.alignment import Array
+from neuroshare.models.evidence import losses_of_trials, sharpness_of
 from neuroshare.models.inputs import Inputs, Statistics, all_sums, as_tensor, grouped_sums
 from neuroshare.models.linear import LinearAlignment, Method
 from neuroshare.models.linear_start import (
@@ -24,6 +26,10 @@ from neuroshare.models.moments import TOLERANCE
 from neuroshare.models.readout import curvature_of, trusted
 from neuroshare.vae.likelihoods import Likelihood
 from neuroshare.windows.paired import PairedWindows
+
+Measured = Literal["gains", "sharpness"]
+N_SPLITS = 4
+"""Inner splits of the training trials, on which codes are looked at."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,8 @@ class Starts:
     subjects: dict[str, SubjectStart]
     gains: tuple[Tensor, Tensor, Tensor] | None = None
     """Of `code_gains`, where they were asked for and trials suffice."""
+    sharpness: dict[str, float] | None = None
+    """Of `code_sharpness`, likewise."""
 
 
 def starts_of(
@@ -87,7 +95,7 @@ def starts_of(
     method: Method | None = "mcca",
     weighting: Weighting | None = None,
     alone: bool = False,
-    gains: bool = False,
+    measured: Measured | None = None,
     of_lags: Collection[str] = (),
     seed: int = 0,
 ) -> Starts:
@@ -109,8 +117,9 @@ def starts_of(
         Of the features in the alignment; by default the first of `WEIGHTINGS`.
     alone
         Start every subject at a map of its own, which knows nothing of the others.
-    gains
-        Whether to measure `code_gains`, for which a map of the whole start is needed.
+    measured
+        What to measure on inner splits, for which a map of the whole start is needed: how far codes
+        predict the activity of others by `code_gains`, or tell bins by `code_sharpness`.
     of_lags
         Subjects whose encoders see every lag beside pooled inputs.
     seed
@@ -119,7 +128,7 @@ def starts_of(
     roots = {name: inputs.takes_root(likelihoods[name]) for name in train.subjects}
     n_groups = inputs.n_groups(train.width)
     found: dict[str, SubjectStart] = {}
-    measured = None
+    gains = sharpness = None
     maps: dict[str, LinearStart] = {}
     aligned = None
     most = n_groups * max(len(ids) for ids in train.units.values())
@@ -136,13 +145,15 @@ def starts_of(
             seed=seed,
         )
         maps = start(train)
+        if measured == "sharpness":
+            sharpness = code_sharpness(train, roots, start, n_groups, seed)
         looked = None
-        if gains:
+        if measured == "gains":
             looked = code_gains(train, latent_dim, roots, start, likelihoods, n_groups, seed)
         if looked is not None:
             moments, trust = looked
             target, single, crossed = map(as_tensor, moments)
-            measured = (target, single, crossed)
+            gains = (target, single, crossed)
             for name, of_units in trust.items():
                 maps[name] = replace(maps[name], readout=maps[name].readout * of_units)
     elif method is not None and not alone:
@@ -166,7 +177,7 @@ def starts_of(
         found[name] = begin
         if inputs.pooled and name in of_lags:
             found[name] = replace(begin, lags=lags_of(train, name, inputs, root=root))
-    return Starts(found, measured)
+    return Starts(found, gains, sharpness)
 
 
 def lags_of(
@@ -185,6 +196,40 @@ def _lag_major(weights: Array, width: int) -> Array:
     )
 
 
+def code_sharpness(
+    train: PairedWindows,
+    root: Mapping[str, bool],
+    start: Callable[[PairedWindows], dict[str, LinearStart]],
+    n_groups: int,
+    seed: int,
+) -> dict[str, float]:
+    """How far codes of each subject tell its conditions and times, in held-out trials.
+
+    Maps are learned on three quarters of the trials, see `losses_of_trials`.
+    """
+    losses: Array | float = 0.0
+    for split in range(N_SPLITS):
+        parts = train.split(1 / N_SPLITS, seed=seed + split)
+        maps = start(parts[0])
+        fitted, held_out = (
+            {
+                name: (
+                    np.concatenate(
+                        [
+                            maps[name].codes(np.sqrt(sums) if root[name] else sums)
+                            for _, sums in grouped_sums(part.thinned(), name, n_groups)
+                        ]
+                    ),
+                    part.codes(name),
+                )
+                for name in train.subjects
+            }
+            for part in parts
+        )
+        losses = losses + losses_of_trials(fitted, held_out, len(train.conditions))
+    return sharpness_of(np.asarray(losses), train.subjects)
+
+
 def code_gains(
     train: PairedWindows,
     latent_dim: int,
@@ -193,7 +238,7 @@ def code_gains(
     likelihoods: Mapping[str, Likelihood] | None = None,
     n_groups: int = 1,
     seed: int = 0,
-    n_splits: int = 4,
+    n_splits: int = N_SPLITS,
 ) -> tuple[tuple[Array, Array, Array], dict[str, Array]] | None:
     """How far codes of one subject predict the activity of another, between trials.
 

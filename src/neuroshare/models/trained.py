@@ -16,12 +16,14 @@ from torch import Tensor
 
 from neuroshare.models.building import Architecture, Subject, begin, resolved
 from neuroshare.models.device_windows import ResidentWindows
+from neuroshare.models.evidence import Codes, bins_of
 from neuroshare.models.fitted import Fitted
+from neuroshare.models.held_out import why_not
 from neuroshare.models.inputs import Inputs
 from neuroshare.models.linear_start import Weighting
 from neuroshare.models.prior import Prior
 from neuroshare.models.saving import Place, settings_as_json, settings_of_json
-from neuroshare.models.starts import starts_of
+from neuroshare.models.starts import Measured, starts_of
 from neuroshare.models.tuning import Tuning, measure
 from neuroshare.support.chunks import in_chunks
 from neuroshare.vae.history import History, as_arrays
@@ -56,8 +58,10 @@ class Trained:
     params
         The estimator's parameters at the fit.
     tuning
-        Of windows that were paired by behavior: what is imputed and generated of them, for log
-        rates that are linear in codes overshoot where a place drives a unit strongly.
+        What is imputed and generated, where held-out windows said how far codes can be trusted: of
+        windows that were paired by behavior, and by conditions with the recipe of ``"mmvm"``. A
+        decoder of the start, whose log rates are linear in codes, cannot follow activity that one
+        place or odor drives strongly. None: the decoders.
     """
 
     vae: MultimodalVAE
@@ -89,13 +93,38 @@ class Trained:
             check_activity(name, paired, self.likelihood(name))
         return {name: self.fitted.subjects.index(name) for name in known}
 
+    @property
+    def imputation(self) -> str:
+        """How activity is imputed, one sentence; empty where nothing is shared."""
+        objective, by = self.architecture.objective, self.fitted.by
+        if not objective.shares or len(self.fitted.subjects) < 2:
+            return ""
+        if self.tuning is not None:
+            conditions = f"{by} and time within the trial"
+            bins = f"bin of {by}" if len(self.tuning.prior) == len(self.fitted.conditions) else ""
+            return (
+                f"Activity of a subject was imputed as its mean activity by {bins or conditions}, "
+                "weighed by how likely these are by the latents of the others (a linear "
+                "discriminant of all subjects, trusted as far as held-out windows bear it out)."
+            )
+        if isinstance(objective, MMVM) and objective.combine == "mean":
+            return (
+                "Activity of a subject was imputed by its decoder, from the mean latents of the "
+                "others times a measured gain."
+            )
+        return "Activity of a subject was imputed by its decoder, from the latents of the others."
+
     @cached_property
     def generator(self) -> MultimodalVAE:
         """The model as it generates activity: its networks, or with tuning as decoders."""
         if self.tuning is None:
             return self.vae
         likelihoods = [cast(Likelihood, part) for part in self.vae.likelihoods]
-        decoders = [self.tuning.decoder(m, part) for m, part in enumerate(likelihoods)]
+        units = self.fitted.units.values()
+        decoders = [
+            self.tuning.decoder(m, likelihood, len(ids))
+            for m, (likelihood, ids) in enumerate(zip(likelihoods, units, strict=True))
+        ]
         return MultimodalVAE(self.vae.encoders, decoders, likelihoods, self.vae.objective).eval()
 
     def windows(self, paired: PairedWindows) -> ResidentWindows:
@@ -145,7 +174,7 @@ class Trained:
     def _tuned(
         self, tuning: Tuning, paired: PairedWindows, target: str, sources: list[str]
     ) -> NDArray[np.float32]:
-        """`expected`, of windows that were paired by behavior."""
+        """`expected`, by tuning."""
         known = {name: self.fitted.subjects.index(name) for name in sources}
         z = torch.from_numpy(self.latents(paired, known)[..., : self.architecture.latent_dim])
         rates = tuning.rates[self.fitted.subjects.index(target)]
@@ -154,7 +183,9 @@ class Trained:
             p = tuning.bins(dict(zip(known.values(), z[:, rows], strict=True)))
             p[z[:, rows, 0].isnan().all(0)] = torch.nan
             found.append((p @ rates).numpy())
-        return np.repeat(np.concatenate(found)[..., None], paired.width, axis=2)
+        n_units = len(self.fitted.units[target])
+        parts = np.concatenate(found).reshape(len(paired), -1, n_units).swapaxes(1, 2)
+        return np.repeat(parts, paired.width // parts.shape[2], axis=2)
 
     def latent_variance(self, windows: ResidentWindows) -> NDArray[np.float64]:
         """Variance of the posterior means over windows of all subjects, (subject, latent)."""
@@ -254,6 +285,9 @@ class Untrained:
         As of `Trained`.
     train, validation
         Windows of the chosen subjects.
+    sharpness
+        How far the codes of each subject tell conditions and times in held-out trials, where what
+        is imputed is to be the tuning to these.
     """
 
     vae: MultimodalVAE
@@ -261,6 +295,7 @@ class Untrained:
     params: Mapping[str, Any]
     train: PairedWindows
     validation: PairedWindows | None
+    sharpness: Mapping[str, float] | None = None
 
     @property
     def has_own_encoders(self) -> bool:
@@ -274,26 +309,41 @@ class Untrained:
         prior = Prior.of(self.vae, latent_dim, windows, self.params["seed"])
         fitted = Fitted.of(self.train)
         trained = Trained(self.vae, self.architecture, fitted, prior, self.params)
+        if self.sharpness is not None:
+            thinned = self.train.thinned()
+            n_parts = self.architecture.n_parts(thinned.width)
+            codes = _own_codes(trained, thinned)
+            tuning = Tuning.of_conditions(codes, thinned, self.sharpness, n_parts)
+            return replace(trained, tuning=tuning)
         if self.train.behavior is None or not self.architecture.objective.shares:
             return trained
-        return replace(trained, tuning=tuning_of(trained, self.train))
+        return replace(trained, tuning=_tuning_to_behavior(trained, self.train))
 
 
-def tuning_of(trained: Trained, train: PairedWindows) -> Tuning:
+def _tuning_to_behavior(trained: Trained, train: PairedWindows) -> Tuning:
     """Tuning of subjects to the behavior by which their training windows are paired."""
-    codes = {}
-    for name in train.subjects:
-        alone = train.select([name])
-        z = trained.latents(alone, {name: trained.fitted.subjects.index(name)})[0]
-        z = z[:, : trained.architecture.latent_dim]
-        own = np.empty(z.shape)
-        own[alone.partners[:, 0]] = z
-        codes[name] = (own, alone.codes(name))
     architecture = trained.architecture
     likelihoods = {name: architecture.likelihood(name) for name in train.subjects}
     seed = trained.params["seed"]
     measured = measure(train, architecture.latent_dim, architecture.inputs, likelihoods, seed)
-    return Tuning.of(codes, train, measured)
+    return Tuning.of_behavior(_own_codes(trained, train), train, measured)
+
+
+def _own_codes(trained: Trained, train: PairedWindows) -> Codes:
+    """Shared codes of all windows of every subject, and their bins."""
+    n_starts = len(train.first_bins)
+    codes = {}
+    for name in train.subjects:
+        alone = train.select([name])
+        z = trained.latents(alone, {name: trained.fitted.subjects.index(name)})[0]
+        z = z[:, : trained.architecture.latent_dim].reshape(
+            -1, n_starts, trained.architecture.latent_dim
+        )
+        own = np.empty(z.shape)
+        own[alone.partners[:, 0]] = z
+        bins = bins_of(alone.codes(name), n_starts)
+        codes[name] = (own.reshape(-1, own.shape[2]), bins.ravel())
+    return codes
 
 
 def begun(
@@ -302,8 +352,26 @@ def begun(
     validation: PairedWindows | None,
     device: torch.device,
     weighting: Weighting | None = None,
+    *,
+    sharpness: Mapping[str, float] | None = None,
+    imputes: bool = True,
 ) -> Untrained:
     """Build the networks that parameters of `SharedLatentModel` ask for, at their start.
+
+    Parameters
+    ----------
+    params
+        With all that was chosen.
+    train, validation
+        Windows of the chosen subjects.
+    device
+        Where the networks are to be.
+    weighting
+        Of the start.
+    sharpness
+        As of `Untrained`, of the training that was chosen.
+    imputes
+        Whether the model is to impute, and what that needs is to be measured.
 
     Raises
     ------
@@ -319,6 +387,15 @@ def begun(
             if part is not None:
                 check_activity(name, part, likelihood)
     objective = architecture.objective
+    # The recipe by name; an objective as an object imputes by its own rule.
+    tunes = params["objective"] == "mmvm" and train.behavior is None and len(names) > 1
+    tunes = imputes and tunes and not why_not(train)
+    own = [name for name in names if architecture.of(name).encoder is not None]
+    measured: Measured | None = None
+    if tunes and sharpness is None and method is not None and params["epochs"] == 0 and not own:
+        measured = "sharpness"
+    elif imputes and not (tunes and sharpness) and train.behavior is None:
+        measured = "gains" if isinstance(objective, MMVM) and objective.combine == "mean" else None
     starts = starts_of(
         train,
         architecture.latent_dim,
@@ -327,16 +404,15 @@ def begun(
         method=method,
         weighting=weighting,
         alone=not architecture.objective.shares,
-        gains=train.behavior is None
-        and isinstance(objective, MMVM)
-        and objective.combine == "mean",
-        of_lags=[name for name in names if architecture.of(name).encoder is not None],
+        measured=measured,
+        of_lags=own,
         seed=params["seed"],
     )
     with generators_of(device, params["seed"]):
         vae = architecture.build(train.units, train.width)
         begin(vae, names, starts)
-    return Untrained(vae.to(device), architecture, params, train, validation)
+    trust = (sharpness or starts.sharpness) if tunes else None
+    return Untrained(vae.to(device), architecture, params, train, validation, trust)
 
 
 def architecture_of(

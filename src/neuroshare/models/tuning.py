@@ -1,4 +1,4 @@
-"""What is expected at each bin of behavior, and how far codes tell these bins apart."""
+"""What is expected at each bin of behavior, or condition and time, and how far codes tell them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,32 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from neuroshare.models.alignment import Array
+from neuroshare.models.evidence import (
+    Codes,
+    Summed,
+    bins_of,
+    discriminant,
+    sharpest,
+    summed_by,
+    times_of,
+)
 from neuroshare.models.held_out import most_widths, why_not
-from neuroshare.models.inputs import Inputs, all_sums
+from neuroshare.models.inputs import Inputs, all_sums, grouped_sums
 from neuroshare.models.linear_start import MOST_FEATURES, linear_starts
 from neuroshare.vae.likelihoods import Likelihood
 from neuroshare.windows.paired import PairedWindows
 
-Codes = Mapping[str, tuple[Array, NDArray[np.int64]]]
-"""By subject: codes (window, latent) and bins (window,)."""
-
 N_SPLITS = 4
 """Of the training windows, on which trust and shrinkage are measured."""
-SHARPNESS = (0.0, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-"""What the evidence of a code may be multiplied by. 0 trusts no code of the subject."""
 SHRINKAGE = (0.5, 2.0, 8.0, 32.0, 128.0, 1e6)
-"""Windows at the mean that may be added to each bin of a unit; the last leaves the mean alone."""
-_RIDGE = 0.01
-"""Added to the covariance within bins, of its mean variance."""
+"""Windows at the mean that may be added to each bin of behavior, for a unit; the last leaves the
+mean alone."""
+_LEAST_RATE = 1e-3
+"""Of a part of the window, of its mean."""
 _PREFIX = "tuning."
 _PARTS = ("slopes", "offsets", "prior", "sharpness")
 
@@ -50,18 +55,20 @@ class Measured(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tuning:
-    """Activity by bin of behavior, and a linear discriminant of the bins in the shared latents.
+    """Activity by bin, and a linear discriminant of the bins in the shared latents.
 
-    What is imputed is the activity of a target in each bin, weighed by how likely the bins are by
-    the codes of the sources: the sum over bins of p(bin | codes) times tuning. The discriminant is
-    one for all subjects, so that only codes that mean the same in all of them tell anything. The
-    evidence of a subject's codes is multiplied by its `sharpness`, which is 0 for one that tells
-    nothing of its behavior; rates then are the mean.
+    A bin is one of behavior, where windows are paired by it, or a condition at a time within its
+    trials. What is imputed is the activity of a target in each bin, weighed by how likely the bins
+    are by the codes of the sources: the sum over bins of p(bin | codes) times tuning. The
+    discriminant is one for all subjects, so that only codes that mean the same in all of them tell
+    anything. The evidence of a subject's codes is multiplied by its `sharpness`, which is 0 for one
+    that tells nothing of its bins; rates then are the mean.
 
     Parameters
     ----------
     rates
-        Expected activity of every subject, (bin, unit), per lag.
+        Expected activity of every subject, (bin, part x unit), per lag of one or more parts of the
+        window.
     slopes, offsets
         Of the discriminant, (latent, bin) and (bin,).
     prior
@@ -77,28 +84,54 @@ class Tuning:
     sharpness: Tensor
 
     @classmethod
-    def of(cls, codes: Codes, train: PairedWindows, measured: Mapping[str, Measured]) -> Tuning:
-        """Learn it from the codes of training windows.
+    def of(
+        cls,
+        codes: Codes,
+        near: Array,
+        rates: Mapping[str, Array],
+        sharpness: Mapping[str, float],
+    ) -> Tuning:
+        """Learn the discriminant from the codes of training windows.
 
         Parameters
         ----------
         codes
-            Of all subjects, in the order of their windows.
-        train
-            The windows.
-        measured
-            By `measure`. Codes that do not agree in training are trusted no more than that.
+            Of all subjects.
+        near
+            How near bins are, (bin, bin).
+        rates
+            Of every subject, as above.
+        sharpness
+            As held-out windows have it. Codes that do not agree in training are trusted no more
+            than that.
         """
-        near, same = train.nearness, np.eye(len(train.conditions))
-        slopes, offsets, prior = _discriminant(codes, near)
-        sharpness, rates = [], []
-        for name, (z, y) in codes.items():
-            agree = sharpest([(z @ slopes + offsets, same[y])], prior)
-            sharpness.append(min(measured[name].sharpness, agree))
-            found = Summed.of(sums_of(train, name), near[y], not train.why_not_counts(name))
-            rates.append(found.rates(measured[name].shrinkage) / train.width)
-        parts = map(_tensor, (slopes, offsets, prior, np.array(sharpness)))
-        return cls(tuple(map(_tensor, rates)), *parts)
+        slopes, offsets, prior = discriminant(codes, near)
+        agree = {n: sharpest([(z @ slopes + offsets, y)], prior) for n, (z, y) in codes.items()}
+        trusted = np.array([min(sharpness[name], agree[name]) for name in codes])
+        parts = map(_tensor, (slopes, offsets, prior, trusted))
+        return cls(tuple(_tensor(rates[name]) for name in codes), *parts)
+
+    @classmethod
+    def of_behavior(
+        cls, codes: Codes, train: PairedWindows, measured: Mapping[str, Measured]
+    ) -> Tuning:
+        """Learn it of windows that are paired by behavior, with what `measure` found."""
+        rates = {}
+        for name, (_, y) in codes.items():
+            counts = not train.why_not_counts(name)
+            found = Summed.in_bins(sums_of(train, name), y, train.nearness, counts)
+            rates[name] = found.rates(measured[name].shrinkage) / train.width
+        sharpness = {name: found.sharpness for name, found in measured.items()}
+        return cls.of(codes, train.nearness, rates, sharpness)
+
+    @classmethod
+    def of_conditions(
+        cls, codes: Codes, train: PairedWindows, sharpness: Mapping[str, float], n_parts: int
+    ) -> Tuning:
+        """Learn it of windows of trials, `train` being thinned; rates have so many parts."""
+        n_bins = len(train.conditions) * (int(times_of(len(train.first_bins))[-1]) + 1)
+        rates = {name: rates_of_conditions(train, name, n_bins, n_parts) for name in codes}
+        return cls.of(codes, np.eye(n_bins), rates, sharpness)
 
     def bins(self, codes: Mapping[int, Tensor]) -> Tensor:
         """How likely each bin is by codes (..., latent) of several modalities, (..., bin).
@@ -111,12 +144,13 @@ class Tuning:
             log_p = log_p + torch.where(evidence.isfinite(), evidence, 0.0)
         return torch.softmax(log_p, dim=-1)
 
-    def decoder(self, modality: int, likelihood: Likelihood) -> TunedDecoder:
+    def decoder(self, modality: int, likelihood: Likelihood, n_units: int) -> TunedDecoder:
         """From shared latents to the output that a likelihood reads."""
-        return TunedDecoder(self, modality, likelihood)
+        n_parts = self.rates[modality].shape[1] // n_units
+        return TunedDecoder(self, modality, likelihood, n_parts)
 
     def with_subject(self, rates: Array, sharpness: float) -> Tuning:
-        """Give one that knows a subject more, of rates (bin, unit); the others stay as they are."""
+        """Give one that knows a subject more, of rates (bin, part x unit); the others stay."""
         more = torch.tensor([sharpness], dtype=self.sharpness.dtype)
         return replace(
             self,
@@ -150,18 +184,21 @@ class Tuning:
         fine = all(
             part.dtype == torch.float32 and part.isfinite().all() for part in (*parts, *rates)
         )
-        if not fine or found != [*expected, *((n_bins, n) for n in units)] or (parts[3] < 0).any():
+        n_parts = max(rates[0].shape[-1] // units[0], 1)
+        expected += [(n_bins, n_parts * n) for n in units]
+        if not fine or found != expected or (parts[3] < 0).any():
             raise ValueError("the tuning is not one of these latents and units")
         return cls(rates, *parts)
 
 
 class TunedDecoder(nn.Module):
-    """A decoder of shared latents whose output is one value per unit, for all lags."""
+    """A decoder of shared latents whose output is one value per unit and part of the window."""
 
-    n_groups = 1
-
-    def __init__(self, tuning: Tuning, modality: int, likelihood: Likelihood) -> None:
+    def __init__(
+        self, tuning: Tuning, modality: int, likelihood: Likelihood, n_groups: int
+    ) -> None:
         super().__init__()
+        self.n_groups = n_groups
         self.tuning = tuning
         self.modality = modality
         self.likelihood = likelihood
@@ -170,7 +207,7 @@ class TunedDecoder(nn.Module):
         self.sharpness = float(trusted.median()) if len(trusted) else 0.0
 
     def forward(self, z: Tensor) -> Tensor:
-        """Output (..., unit) at latents (..., latent), of which the shared ones come first."""
+        """Output (..., part x unit) at latents (..., latent), of which the shared come first."""
         known = self.tuning
         slopes, offsets, prior, rates = (
             part.to(z.device)
@@ -202,7 +239,7 @@ def measure(
     n_groups = inputs.n_groups(train.width) if inputs.pooled else 1
     if n_groups * max(len(ids) for ids in train.units.values()) > MOST_FEATURES:
         n_groups = 1
-    near, same = train.nearness, np.eye(len(train.conditions))
+    near = train.nearness
     folds = []
     for split in range(N_SPLITS):
         parts = train.split(1 / N_SPLITS, seed=seed + split)
@@ -219,10 +256,10 @@ def measure(
             {n: (starts[n].codes(sums_of(p, n, n_groups, roots[n])), p.codes(n)) for n in names}
             for p in parts
         )
-        slopes, offsets, prior = _discriminant(known, near)
+        slopes, offsets, prior = discriminant(known, near)
         folds.append((*parts, {n: z @ slopes + offsets for n, (z, _) in held.items()}, prior))
     sharpness = {
-        n: sharpest([(found[n], same[out.codes(n)]) for _, out, found, _ in folds], folds[0][3])
+        n: sharpest([(found[n], out.codes(n)) for _, out, found, _ in folds], folds[0][3])
         for n in names
     }
     measured = {}
@@ -231,7 +268,7 @@ def measure(
         counts = likelihoods[name].counts
         looks = []
         for fitted, out, evidence, prior in folds:
-            tuned = Summed.of(sums_of(fitted, name), near[fitted.codes(name)], counts)
+            tuned = Summed.in_bins(sums_of(fitted, name), fitted.codes(name), near, counts)
             told = {n: sharpness[n] * evidence[n] for n in others}
             p, windows = _expected_bins(out, name, told, prior)
             looks.append((tuned, p, sums_of(out, name)[windows]))
@@ -252,49 +289,75 @@ def _expected_bins(
     return np.asarray(softmax(log_p, axis=1)), rows[:, column[target]]
 
 
-def _discriminant(codes: Codes, near: Array) -> tuple[Array, Array, Array]:
-    """Slopes (latent, bin), offsets (bin,) and log shares (bin,), of the codes of all subjects."""
-    z = np.concatenate([z for z, _ in codes.values()])
-    y = np.concatenate([y for _, y in codes.values()])
-    summed = Summed.of(z, near[y])
-    centres = summed.rates(0.5)
-    apart = z - centres[y]
-    within = apart.T @ apart / len(z)
-    level = _RIDGE * np.trace(within) / len(within) + 1e-10
-    slopes = np.linalg.solve(within + level * np.eye(len(within)), centres.T)
-    share = summed.found[:, 0] + 1e-3
-    return slopes, -0.5 * (centres * slopes.T).sum(axis=1), np.log(share / share.sum())
+def rates_of_conditions(train: PairedWindows, name: str, n_bins: int, n_parts: int = 1) -> Array:
+    """Activity per lag of one subject by condition and time, (bin, part x unit).
+
+    Means of bins are drawn to the mean of all by what `_drawn` says of each unit; and what a part
+    of the window has more or less than its share likewise.
+    """
+    bins = bins_of(train.codes(name), len(train.first_bins))
+    n_units, counts = len(train.units[name]), not train.why_not_counts(name)
+    whole, parts = np.zeros((n_bins, n_units)), np.zeros((n_bins, n_parts * n_units))
+    squares, of_parts = np.zeros(n_units), np.zeros(n_parts * n_units)
+    for trials, sums in grouped_sums(train, name, n_parts):
+        here = bins[trials].ravel()
+        sums = sums.reshape(len(here), n_parts, n_units)
+        summed = sums.sum(axis=1)
+        apart = (sums - summed[:, None] / n_parts).reshape(len(here), -1)
+        whole += summed_by(summed, here, n_bins)
+        parts += summed_by(apart, here, n_bins)
+        squares += np.square(summed).sum(axis=0)
+        of_parts += np.square(apart).sum(axis=0)
+    n = np.bincount(bins.ravel(), minlength=n_bins)[:, None]
+    more = 0.5 * counts  # a count, so that no unit is impossible
+    least = 0.1 * (whole.sum(axis=0) + more) / n.sum() if counts else 0.0
+    rates = _drawn(whole, squares, n, least, more=more)
+    if n_parts > 1:
+        mean = np.tile(rates / n_parts, n_parts)
+        rates = mean + _drawn(parts, of_parts, n, 0.0, n_groups=n_parts)
+        if counts:
+            rates = np.maximum(rates, _LEAST_RATE * mean)
+    return np.asarray(rates * (n_parts / train.width))
 
 
-@dataclass(frozen=True)
-class Summed:
-    """Values of windows, summed over the bins where they are."""
+def _drawn(
+    total: Array,
+    squares: Array,
+    n: NDArray[np.int64],
+    least: Array | float,
+    *,
+    more: float = 0.0,
+    n_groups: int = 1,
+) -> Array:
+    """Means of bins (bin, k) drawn to the mean of all, as far as noise has made them differ.
 
-    total: Array  # (bin, k)
-    found: Array  # (bin, 1) windows
-    mean: Array  # (k,)
+    To each bin as many windows at the mean are added as the variance within bins is times that
+    between them, the noise of their means taken off (empirical Bayes, Efron & Morris 1973).
 
-    @classmethod
-    def of(cls, values: Array, place: Array, counts: bool = False) -> Summed:
-        """Sum values (window, k) by how far windows are in each bin, (window, bin).
-
-        The mean of counts has half a count more, so that no unit is impossible.
-        """
-        mean = (values.sum(axis=0) + 0.5 * counts) / len(values)
-        return cls(place.T @ values, place.sum(axis=0)[:, None], mean)
-
-    def rates(self, shrinkage: Array | float) -> Array:
-        """Means by bin, (bin, k), with so many windows at the mean added."""
-        return np.asarray((self.total + shrinkage * self.mean) / (self.found + shrinkage))
-
-
-def sharpest(evidence: Sequence[tuple[Array, Array]], prior: Array) -> float:
-    """Sharpness of least log loss, of evidence and of how far windows are in bins (window, bin)."""
-    loss = np.zeros(len(SHARPNESS))
-    for found, place in evidence:
-        for i, sharpness in enumerate(SHARPNESS):
-            loss[i] -= (place * log_softmax(prior + sharpness * found, axis=1)).sum()
-    return float(SHARPNESS[int(loss.argmin())])
+    Parameters
+    ----------
+    total, n
+        Sums (bin, k) and numbers (bin, 1) of windows.
+    squares
+        Sums of squares over all windows, (k,).
+    least
+        That the variance within bins is, (k,).
+    more
+        Added to the sum over all windows.
+    n_groups
+        Of values with the same units, which are drawn alike.
+    """
+    n_windows, there = n.sum(), (n > 0).sum()
+    mean = (total.sum(axis=0) + more) / n_windows
+    means = total / np.maximum(n, 1)
+    within = (squares - (n * means**2).sum(axis=0)) / max(n_windows - there, 1)
+    within = np.maximum(within, least + 1e-12)
+    between = (n * (means - mean) ** 2).sum(axis=0) / n_windows - within * there / n_windows
+    within, between = (
+        np.tile(part.reshape(n_groups, -1).sum(axis=0), n_groups) for part in (within, between)
+    )
+    shrinkage = within / np.maximum(between, 1e-6 * within)
+    return np.asarray((total + shrinkage * mean) / (n + shrinkage))
 
 
 def shrinkage_of(looks: Sequence[tuple[Summed, Array, Array]], counts: bool) -> Array:

@@ -19,7 +19,7 @@ from neuroshare.vae.experts import (
     split,
 )
 from neuroshare.vae.likelihoods import Likelihood
-from neuroshare.vae.networks import Decoder, repeat_lags
+from neuroshare.vae.networks import repeat_lags
 from neuroshare.vae.objectives.base import Elbo, Objective
 
 
@@ -195,4 +195,4 @@ class MultimodalVAE(nn.Module):
 
 def groups_of(decoder: nn.Module) -> int:
     """Parts of the window for which a decoder has values of their own."""
-    return decoder.n_groups if isinstance(decoder, Decoder) else 1
+    return int(getattr(decoder, "n_groups", 1))

@@ -151,7 +151,8 @@ def _fit(
         name=name,
         source=f"The sharing rule {'was' if trained else 'would have been'} {name}"
         f"{f' ({cited.short})' if cited else ''}, its modalities the subjects"
-        f"{'. ' + rule.sentence() if trained else '; nothing was trained by it.'}",
+        f"{'. ' + rule.sentence() if trained else '; nothing was trained by it.'}"
+        f" {model.imputation_}".rstrip(),
         references=cited.full if cited else "",
         train=split.train,
         test=split.test,

@@ -65,7 +65,8 @@ class MMVM(Objective):
     combine
         What imputation decodes. ``"mixture"`` (the paper): every observed code, and averages what
         they decode to. ``"mean"`` (our extension): their mean code times `gain`, which codes of
-        modalities that agree little have smaller, and the mean of many modalities larger.
+        modalities that agree little have smaller, and the mean of many modalities larger. (The
+        recipe of ``"mmvm"`` imputes by `SharedLatentModel.imputation_` where trials suffice.)
     contrast
         Weight of a contrastive term between paired codes, beside the rate (our extension; 0 is the
         paper), see `info_nce`; shared codes then lie `on_sphere`. It finds what paired samples have
@@ -157,8 +158,6 @@ class MMVM(Objective):
             added.append(
                 f"a share of {self.cross:g} of each likelihood is asked of another modality's code"
             )
-        if self.combine == "mean":
-            added.append("imputation decodes the mean code of its sources times a measured gain")
         if self.contrast:
             added.append(
                 f"a contrastive term of weight {self.contrast:g} (van den Oord et al. 2018) tells "
