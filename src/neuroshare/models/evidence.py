@@ -16,10 +16,10 @@ Codes = Mapping[str, tuple[Array, NDArray[np.int64]]]
 """By subject: codes (window, latent) and bins (window,)."""
 
 SHARPNESS = (0.0, 2**-12, 2**-10, 2**-8, *(2.0**-k for k in range(6, -1, -1)))
-"""What the evidence of a code may be multiplied by. 0 trusts no code of the subject; those that were
-trained lie so close together in training that their evidence is worth far less elsewhere."""
+"""What the evidence of a code may be multiplied by. 0 trusts no code of the subject; trained codes
+lie so close together in training that their evidence is worth far less elsewhere."""
 LEAST_GAIN = 2.0
-"""In log-likelihood of held-out windows, that trusting a subject at all needs: chance gives less."""
+"""In log-likelihood of held-out windows, that trusting a subject needs: chance gives less."""
 MOST_TIMES = 50
 """Of a condition that are told apart; of more starts neighbours are one."""
 _MOST_JUDGED = 4_000_000
