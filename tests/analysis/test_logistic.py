@@ -71,12 +71,12 @@ def test_more_features_than_windows():
 def test_where_single_precision_ends_the_search_goes_on(seed, monkeypatch):
     n_looks = []
 
-    def counted(loss, v, pairs):
+    def counted(loss, v, *how):
         def looked(v):
             n_looks.append(v)
             return loss(v)
 
-        return minimum(looked, v, pairs)
+        return minimum(looked, v, *how)
 
     minimum = module._minimum
     monkeypatch.setattr(module, "_minimum", counted)

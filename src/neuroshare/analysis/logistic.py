@@ -7,22 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
 
 Array = NDArray[np.float64]
 Single = NDArray[np.float32]
 Codes = NDArray[np.int64]
 Pair = tuple[Array, Array, float]
 """A step, the change of the gradient along it, and their product."""
+Solve = Callable[[Array], Array]
+"""From a gradient (coordinate, class) to the step of Newton's method."""
 
 _BLOCK = 4096
 """Windows at a time: what is computed of them stays in the processor's cache."""
 _ENOUGH = 1e-4
 """Step, in units in which the loss has a curvature of one, that is no longer taken."""
+_NEAR = 1e-2
+"""Likewise of a fit from which others begin."""
 _MOST_STEPS = 1000
 _REMEMBERED = 10
 _NOISE = 1e-6
 """Of the loss in single precision."""
+_LARGEST_CURVATURE = 600
+"""Weights whose curvature is computed where fits begin near their optimum."""
+_SAMPLED = 4
+"""Of so many windows, which follow each other, one tells the curvature."""
 _SAFE = 40.0
 """Evidence of which no exponential leaves single precision."""
 
@@ -65,15 +73,17 @@ def logistic_without(
 ) -> list[Fit]:
     """Fit the windows of all other groups, for each part; parts of one group share a fit.
 
-    As `logistic` of these parts, but they begin where the fit of all parts ended. Every class must
-    occur in the parts of every choice.
+    As `logistic` of these parts, but they begin where the fit of all parts ended, with its
+    curvature. Every class must occur in the parts of every choice.
     """
     every = _Windows(parts, n_classes, C)
-    start, pairs = every.minimum(range(len(parts)))
+    start, pairs = every.minimum(range(len(parts)), enough=_NEAR)
+    near = every.newton(start)
+    pairs = [] if near is not None else pairs
     found = {}
     for group in dict.fromkeys(groups):
         others = [k for k, own in enumerate(groups) if own != group]
-        found[group] = every.fit(every.minimum(others, start, pairs)[0], others)
+        found[group] = every.fit(every.minimum(others, start, pairs, near)[0], others)
     return [found[group] for group in groups]
 
 
@@ -157,12 +167,11 @@ class _Windows:
         chosen: Sequence[int],
         start: Array | None = None,
         pairs: Sequence[Pair] = (),
+        near: Solve | None = None,
+        enough: float = _ENOUGH,
     ) -> tuple[Array, list[Pair]]:
         """Best weights (coordinate, class) of some parts, and what is known of the curvature."""
-        weight = self.weights(chosen)
-        scaled = self.turn * self.scale(chosen)
-        penalty = np.zeros((len(scaled) + 1, len(scaled) + 1))
-        penalty[:-1, :-1] = self.ridge(chosen) * scaled @ scaled.T
+        weight, penalty = self.weights(chosen), self.penalty(chosen)
         wanted = self.sums_of_classes[chosen].sum(0) * weight
         wanted_of_all = wanted.sum(axis=1) / self.n_classes
         weight = weight.astype(np.float32)
@@ -196,7 +205,46 @@ class _Windows:
 
         if start is None:
             start = np.zeros_like(wanted)
-        return _minimum(loss, start, pairs)
+        return _minimum(loss, start, pairs, near, enough)
+
+    def penalty(self, chosen: Sequence[int]) -> Array:
+        """Curvature of the penalty of one class, (coordinate, coordinate)."""
+        scaled = self.turn * self.scale(chosen)
+        penalty = np.zeros((len(scaled) + 1, len(scaled) + 1))
+        penalty[:-1, :-1] = self.ridge(chosen) * scaled @ scaled.T
+        return penalty
+
+    def newton(self, v: Array) -> Solve | None:
+        """Newton's method near `v`, of all parts; None where there are too many weights for it."""
+        n_coordinates, n_classes = v.shape
+        if v.size > _LARGEST_CURVATURE:
+            return None
+        every = range(len(self.blocks))
+        weight = (_SAMPLED * self.weights(every)).astype(np.float32)
+        by_class = np.ascontiguousarray(v.T, np.float32)
+        curvature = np.zeros((v.size, v.size))  # by class, then coordinate
+        own = np.zeros((v.size, n_coordinates))
+        for whole, classes in self._blocks(every):
+            x, w = whole[:, ::_SAMPLED], weight[classes[::_SAMPLED]]
+            p = by_class @ x
+            p = np.exp(p - p.max(axis=0))
+            p /= p.sum(axis=0)
+            part = (p[:, None] * x).reshape(v.size, -1)
+            weighted = part * w
+            curvature -= weighted @ part.T
+            own += weighted @ x.T
+        for k in range(n_classes):
+            block = slice(k * n_coordinates, (k + 1) * n_coordinates)
+            curvature[block, block] += own[block] + self.penalty(every)
+        # What all classes have in common changes nothing.
+        curvature[np.diag_indices_from(curvature)] += 1e-6 * np.trace(curvature) / v.size
+        factor = cho_factor(curvature, lower=True, check_finite=False)
+
+        def solve(slope: Array) -> Array:
+            step = cho_solve(factor, slope.T.ravel(), check_finite=False)
+            return np.asarray(step.reshape(n_classes, n_coordinates).T)
+
+        return solve
 
     def _blocks(self, chosen: Sequence[int]) -> Iterator[tuple[Single, Codes]]:
         for k in chosen:
@@ -204,15 +252,19 @@ class _Windows:
 
 
 def _minimum(
-    loss: Callable[[Array], tuple[float, Array]], v: Array, pairs: Sequence[Pair]
+    loss: Callable[[Array], tuple[float, Array]],
+    v: Array,
+    pairs: Sequence[Pair],
+    near: Solve | None = None,
+    enough: float = _ENOUGH,
 ) -> tuple[Array, list[Pair]]:
     """L-BFGS from `v`, with a curvature of one where nothing else is known; loss is convex."""
     known = list(pairs)
     value, slope = loss(v)
     for _ in range(_MOST_STEPS):
-        step = _newton_step(slope, known)
+        step = _newton_step(slope, known, near)
         gain = float(np.vdot(slope, step))
-        if gain < _ENOUGH**2:
+        if gain < enough**2:
             break
         size = 1.0
         while True:
@@ -230,14 +282,16 @@ def _minimum(
     return v, known
 
 
-def _newton_step(slope: Array, pairs: Sequence[Pair]) -> Array:
+def _newton_step(slope: Array, pairs: Sequence[Pair], near: Solve | None = None) -> Array:
     """Slope over the curvature that steps have shown (Nocedal 1980)."""
     step, shares = slope.copy(), []
     for moved, bent, product in reversed(pairs):
         share = np.vdot(moved, step) / product
         step -= share * bent
         shares.append(share)
-    if pairs:
+    if near is not None:
+        step = near(step)
+    elif pairs:
         _, bent, product = pairs[-1]
         step *= product / np.vdot(bent, bent)
     for (moved, bent, product), share in zip(pairs, reversed(shares), strict=True):
