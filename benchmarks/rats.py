@@ -500,6 +500,7 @@ def main(arguments=None):
 
     beta = preset.betas[len(preset.betas) // 2]
     shown = [n for n in ("independent", "poe", "mopoe", "mmvm") if n in preset.objectives]
+    shown = shown or list(preset.objectives)
     found = {p: latents(counts, p, preset, shown, beta, out) for p in protocols}
     features = 10 * sum(array.sizes["unit"] for array in counts.values())
     draw_scores(table, out / "rats_scores.png")
