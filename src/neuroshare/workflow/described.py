@@ -358,7 +358,7 @@ def _methods_of_model(run: FinishedRun) -> str:
         f"{_inputs(fit)}. {_methods_of_start(fit)} "
     )
     if not fit["steps"]:
-        text += "No training step was taken: the model is this start with its read-out. "
+        text += "No training step was taken: the model is this start. "
         return f"{text}{source}".strip()
     optimiser = "AdamW" if fit["weight_decay"] else "Adam"
     rates = f"learning rate {fit['lr']:g}"
