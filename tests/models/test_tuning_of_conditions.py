@@ -6,7 +6,7 @@ import xarray as xr
 
 import neuroshare as ns
 from neuroshare.models.evidence import MOST_TIMES, bins_of
-from neuroshare.models.tuning import rates_of_conditions
+from neuroshare.models.tuning import rates_of
 
 UNITS = {"anna": 40, "berta": 50, "clara": 45}
 ODORS = [f"{k:02d}" for k in range(8)]
@@ -168,12 +168,13 @@ def test_rates_are_means_drawn_to_that_of_the_unit():
         )  # fmt: skip
         counts[name] = array
     train = ns.pair_subjects(counts, by="odor", width=0.1, step=0.1)
-    rates = rates_of_conditions(train.thinned(), "a", 2) * train.width
+    bins = bins_of(train.codes("a"), len(train.first_bins)).ravel()
+    rates = rates_of(train, "a", bins, np.eye(2)) * train.width
     seen = counts["a"].sum("time").groupby("odor").mean().values
     np.testing.assert_allclose(rates[:, 0], seen[:, 0], atol=0.05)  # what differs stays
     overall = seen[:, 1].mean()
     assert (np.abs(rates[:, 1] - overall) <= np.abs(seen[:, 1] - overall) + 0.01).all()
-    in_parts = rates_of_conditions(train.thinned(), "a", 2, n_parts=2).reshape(2, 2, 2)
+    in_parts = rates_of(train, "a", bins, np.eye(2), n_parts=2).reshape(2, 2, 2)
     np.testing.assert_allclose(in_parts.mean(axis=1) * train.width, rates, rtol=1e-6)
 
 

@@ -13,13 +13,13 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from neuroshare.models.building import Subject, begin_subject, copy_into
-from neuroshare.models.evidence import Summed, sharpest
+from neuroshare.models.evidence import sharpest
 from neuroshare.models.fitted import require_windows
 from neuroshare.models.held_out import why_not
 from neuroshare.models.inputs import all_sums, with_floor
 from neuroshare.models.starts import SubjectStart, lags_of
 from neuroshare.models.trained import Trained, check_activity
-from neuroshare.models.tuning import N_SPLITS, Measured, Tuning, shrinkage_of, sums_of
+from neuroshare.models.tuning import N_SPLITS, USUAL_SHARPNESS, Tuning, rates_at, sums_of
 from neuroshare.support.checks import require
 from neuroshare.vae import train as training_loop
 from neuroshare.vae.step import generators_of
@@ -196,49 +196,43 @@ def _tuned(
 ) -> Tuning:
     """Tuning that knows a new subject: its activity where the codes of its partners say it is.
 
-    The sharpness of its codes, and how far its units are drawn to their means, are measured on
-    inner splits, with maps learned from the rest.
+    The sharpness of its codes is measured on inner splits, with maps learned from the rest.
     """
     train = train.thinned()
-    known, counts = cast(Tuning, trained.tuning), not train.why_not_counts(name)
-    p, sums, _ = _placed(trained, train, name, partners)
-    measured = Measured.usual(sums.shape[1])
+    known = cast(Tuning, trained.tuning)
+    sharpness = USUAL_SHARPNESS
     if not why_not(train):
-        evidence, looks = [], []
+        evidence = []
         slopes, offsets = known.slopes.double().numpy(), known.offsets.double().numpy()
         for split in range(N_SPLITS):
             fitted, out = train.split(1 / N_SPLITS, seed=split)
             weights, bias = _regressed(trained, fitted, name, partners, root)
             features = _features(trained, out, name, root)
             z = features.reshape(-1, features.shape[2]) @ weights[: features.shape[2]] + bias
-            held, seen, windows = _placed(trained, out, name, partners)
-            evidence.append((z[windows] @ slopes + offsets, held))
-            place, activity, _ = _placed(trained, fitted, name, partners)
-            tuned = Summed.of(activity, place, counts)
-            looks.append((tuned, held, seen))
-        prior = known.prior.double().numpy()
-        measured = Measured(sharpest(evidence, prior), shrinkage_of(looks, counts))
-    n_lags = train.width // (sums.shape[1] // len(train.units[name]))
-    rates = Summed.of(sums, p, counts).rates(measured.shrinkage) / n_lags
-    return known.with_subject(rates, measured.sharpness)
+            windows, place = _placed(trained, out, name, partners)
+            evidence.append((z[windows] @ slopes + offsets, place))
+        sharpness = sharpest(evidence, known.prior.double().numpy())
+    windows, place = _placed(trained, train, name, partners)
+    n_parts = known.rates[0].shape[1] // len(trained.fitted.units[trained.fitted.subjects[0]])
+    sums = sums_of(train, name, n_parts)[windows]
+    rates = rates_at(sums, place, n_parts, train.width, not train.why_not_counts(name))
+    return known.with_subject(rates, sharpness)
 
 
 def _placed(
     trained: Trained, train: PairedWindows, name: str, partners: Sequence[str]
-) -> tuple[Array, Array, NDArray[np.int64]]:
-    """Where the windows of a newcomer are by the codes of its partners.
+) -> tuple[NDArray[np.int64], Array]:
+    """Where the windows of a newcomer are by the codes of its partners, averaged over redraws.
 
     Returns
     -------
-    (row, bin), how likely it is in each bin; (row, part x unit), its activity; (row,), which window
-    it is
+    (window,), those that are paired; (window, bin), how likely these are in each bin
     """
     tuning = cast(Tuning, trained.tuning)
     known = _codes(trained, train, partners)
-    n_units = len(next(iter(trained.fitted.units.values())))
-    sums = sums_of(train, name, tuning.rates[0].shape[1] // n_units)
-    found, windows = [], []
     n_starts = len(train.first_bins)
+    place = np.zeros((train.n_trials(name) * n_starts, len(tuning.prior)))
+    met = np.zeros(len(place))
     for repeat in range(N_SPLITS if train.redraws else 1):
         table = train.repair(train.seed + repeat).partners
         table = table[(table[:, -1] >= 0) & (table[:, :-1] >= 0).any(axis=1)]
@@ -248,7 +242,8 @@ def _placed(
             z[table[:, column] < 0] = np.nan
             modality = trained.fitted.subjects.index(partner)
             codes[modality] = torch.from_numpy(z.reshape(-1, z.shape[2]).astype(np.float32))
-        found.append(tuning.bins(codes).double().numpy())
-        windows.append((table[:, -1:] * n_starts + np.arange(n_starts)).ravel())
-    rows = np.concatenate(windows)
-    return np.concatenate(found), sums[rows], rows
+        windows = (table[:, -1:] * n_starts + np.arange(n_starts)).ravel()
+        np.add.at(place, windows, tuning.bins(codes).double().numpy())
+        np.add.at(met, windows, 1)
+    used = np.flatnonzero(met)
+    return used, place[used] / met[used, None]

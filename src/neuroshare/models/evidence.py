@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,37 +27,6 @@ _RIDGE = 0.01
 """Added to the covariance within bins, of its mean variance."""
 
 
-@dataclass(frozen=True)
-class Summed:
-    """Values of windows, summed over the bins where they are."""
-
-    total: Array  # (bin, k)
-    found: Array  # (bin, 1) windows
-    mean: Array  # (k,)
-
-    @classmethod
-    def of(cls, values: Array, place: Array, counts: bool = False) -> Summed:
-        """Sum values (window, k) by how far windows are in each bin, (window, bin).
-
-        The mean of counts has half a count more, so that no unit is impossible.
-        """
-        mean = (values.sum(axis=0) + 0.5 * counts) / len(values)
-        return cls(place.T @ values, place.sum(axis=0)[:, None], mean)
-
-    @classmethod
-    def in_bins(
-        cls, values: Array, bins: NDArray[np.int64], near: Array, counts: bool = False
-    ) -> Summed:
-        """Likewise, of windows in known bins (window,), that are also near others (bin, bin)."""
-        mean = (values.sum(axis=0) + 0.5 * counts) / len(values)
-        n = np.bincount(bins, minlength=len(near))
-        return cls(near.T @ summed_by(values, bins, len(near)), (near.T @ n)[:, None], mean)
-
-    def rates(self, shrinkage: Array | float) -> Array:
-        """Means by bin, (bin, k), with so many windows at the mean added."""
-        return np.asarray((self.total + shrinkage * self.mean) / (self.found + shrinkage))
-
-
 def summed_by(values: Array, bins: NDArray[np.int64], n_bins: int) -> Array:
     """Sums of values (window, k) over the windows of every bin, (bin, k)."""
     n = len(bins)
@@ -70,13 +38,14 @@ def discriminant(codes: Codes, near: Array) -> tuple[Array, Array, Array]:
     """Slopes (latent, bin), offsets (bin,) and log shares (bin,), of the codes of all subjects."""
     z = np.concatenate([z for z, _ in codes.values()])
     y = np.concatenate([y for _, y in codes.values()])
-    summed = Summed.in_bins(z, y, near)
-    centres = summed.rates(0.5)
+    found = near.T @ np.bincount(y, minlength=len(near))
+    # Half a window at the mean of all more, for bins without any.
+    centres = (near.T @ summed_by(z, y, len(near)) + 0.5 * z.mean(axis=0)) / (found[:, None] + 0.5)
     apart = z - centres[y]
     within = apart.T @ apart / len(z)
     level = _RIDGE * np.trace(within) / len(within) + 1e-10
     slopes = np.linalg.solve(within + level * np.eye(len(within)), centres.T)
-    share = summed.found[:, 0] + 1e-3
+    share = found + 1e-3
     return slopes, -0.5 * (centres * slopes.T).sum(axis=1), np.log(share / share.sum())
 
 

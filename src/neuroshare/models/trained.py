@@ -24,7 +24,7 @@ from neuroshare.models.linear_start import Weighting
 from neuroshare.models.prior import Prior
 from neuroshare.models.saving import Place, settings_as_json, settings_of_json
 from neuroshare.models.starts import Measured, starts_of
-from neuroshare.models.tuning import Tuning, measure
+from neuroshare.models.tuning import Tuning, sharpness_of_behavior
 from neuroshare.support.chunks import in_chunks
 from neuroshare.vae.history import History, as_arrays
 from neuroshare.vae.likelihoods import MOST_COUNTS, Likelihood
@@ -309,24 +309,24 @@ class Untrained:
         prior = Prior.of(self.vae, latent_dim, windows, self.params["seed"])
         fitted = Fitted.of(self.train)
         trained = Trained(self.vae, self.architecture, fitted, prior, self.params)
-        if self.sharpness is not None:
-            thinned = self.train.thinned()
-            n_parts = self.architecture.n_parts(thinned.width)
-            codes = _own_codes(trained, thinned)
-            tuning = Tuning.of_conditions(codes, thinned, self.sharpness, n_parts)
-            return replace(trained, tuning=tuning)
-        if self.train.behavior is None or not self.architecture.objective.shares:
+        sharpness, n_parts = self.sharpness, self.architecture.n_parts(self.train.width)
+        if self.train.behavior is not None and self.architecture.objective.shares:
+            likelihoods = {n: self.architecture.likelihood(n) for n in fitted.subjects}
+            sharpness, n_parts = (
+                sharpness_of_behavior(
+                    self.train,
+                    latent_dim,
+                    self.architecture.inputs,
+                    likelihoods,
+                    self.params["seed"],
+                ),
+                1,
+            )
+        if sharpness is None:
             return trained
-        return replace(trained, tuning=_tuning_to_behavior(trained, self.train))
-
-
-def _tuning_to_behavior(trained: Trained, train: PairedWindows) -> Tuning:
-    """Tuning of subjects to the behavior by which their training windows are paired."""
-    architecture = trained.architecture
-    likelihoods = {name: architecture.likelihood(name) for name in train.subjects}
-    seed = trained.params["seed"]
-    measured = measure(train, architecture.latent_dim, architecture.inputs, likelihoods, seed)
-    return Tuning.of_behavior(_own_codes(trained, train), train, measured)
+        train = self.train.thinned()
+        codes = _own_codes(trained, train)
+        return replace(trained, tuning=Tuning.of(codes, train, sharpness, n_parts))
 
 
 def _own_codes(trained: Trained, train: PairedWindows) -> Codes:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import softmax
 from torch import Tensor, nn
 
 from neuroshare.models.alignment import Array
 from neuroshare.models.evidence import (
     Codes,
-    Summed,
-    bins_of,
     discriminant,
     sharpest,
     summed_by,
@@ -29,28 +25,13 @@ from neuroshare.vae.likelihoods import Likelihood
 from neuroshare.windows.paired import PairedWindows
 
 N_SPLITS = 4
-"""Of the training windows, on which trust and shrinkage are measured."""
-SHRINKAGE = (0.5, 2.0, 8.0, 32.0, 128.0, 1e6)
-"""Windows at the mean that may be added to each bin of behavior, for a unit; the last leaves the
-mean alone."""
+"""Of the training windows, on which it is measured how sharp codes are."""
+USUAL_SHARPNESS = 0.25
+"""Where there are too few windows to measure it."""
 _LEAST_RATE = 1e-3
 """Of a part of the window, of its mean."""
 _PREFIX = "tuning."
 _PARTS = ("slopes", "offsets", "prior", "sharpness")
-
-
-class Measured(NamedTuple):
-    """What held-out windows of inner splits say of one subject."""
-
-    sharpness: float
-    """Of its codes, as a source."""
-    shrinkage: Array
-    """Of each of its units, as a target, (unit,)."""
-
-    @classmethod
-    def usual(cls, n_units: int) -> Measured:
-        """Where there are too few windows to measure anything."""
-        return cls(0.25, np.full(n_units, 8.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,53 +66,31 @@ class Tuning:
 
     @classmethod
     def of(
-        cls,
-        codes: Codes,
-        near: Array,
-        rates: Mapping[str, Array],
-        sharpness: Mapping[str, float],
+        cls, codes: Codes, train: PairedWindows, sharpness: Mapping[str, float], n_parts: int = 1
     ) -> Tuning:
-        """Learn the discriminant from the codes of training windows.
+        """Learn it of training windows that do not overlap.
 
         Parameters
         ----------
         codes
-            Of all subjects.
-        near
-            How near bins are, (bin, bin).
-        rates
-            Of every subject, as above.
+            Of all subjects, and their bins.
+        train
+            The windows.
         sharpness
             As held-out windows have it. Codes that do not agree in training are trusted no more
             than that.
+        n_parts
+            Of the window, with rates of their own.
         """
+        n_times = int(times_of(len(train.first_bins))[-1]) + 1
+        near: Array = np.kron(train.nearness, np.eye(n_times)).astype(float)
         slopes, offsets, prior = discriminant(codes, near)
-        agree = {n: sharpest([(z @ slopes + offsets, y)], prior) for n, (z, y) in codes.items()}
-        trusted = np.array([min(sharpness[name], agree[name]) for name in codes])
-        parts = map(_tensor, (slopes, offsets, prior, trusted))
-        return cls(tuple(_tensor(rates[name]) for name in codes), *parts)
-
-    @classmethod
-    def of_behavior(
-        cls, codes: Codes, train: PairedWindows, measured: Mapping[str, Measured]
-    ) -> Tuning:
-        """Learn it of windows that are paired by behavior, with what `measure` found."""
-        rates = {}
-        for name, (_, y) in codes.items():
-            counts = not train.why_not_counts(name)
-            found = Summed.in_bins(sums_of(train, name), y, train.nearness, counts)
-            rates[name] = found.rates(measured[name].shrinkage) / train.width
-        sharpness = {name: found.sharpness for name, found in measured.items()}
-        return cls.of(codes, train.nearness, rates, sharpness)
-
-    @classmethod
-    def of_conditions(
-        cls, codes: Codes, train: PairedWindows, sharpness: Mapping[str, float], n_parts: int
-    ) -> Tuning:
-        """Learn it of windows of trials, `train` being thinned; rates have so many parts."""
-        n_bins = len(train.conditions) * (int(times_of(len(train.first_bins))[-1]) + 1)
-        rates = {name: rates_of_conditions(train, name, n_bins, n_parts) for name in codes}
-        return cls.of(codes, np.eye(n_bins), rates, sharpness)
+        rates, trusted = [], []
+        for name, (z, bins) in codes.items():
+            agree = sharpest([(z @ slopes + offsets, bins)], prior)
+            trusted.append(min(sharpness[name], agree))
+            rates.append(_tensor(rates_of(train, name, bins, near, n_parts)))
+        return cls(tuple(rates), *map(_tensor, (slopes, offsets, prior, np.array(trusted))))
 
     def bins(self, codes: Mapping[int, Tensor]) -> Tensor:
         """How likely each bin is by codes (..., latent) of several modalities, (..., bin).
@@ -217,29 +176,26 @@ class TunedDecoder(nn.Module):
         return self.likelihood.link(torch.softmax(prior + evidence, dim=-1) @ rates)
 
 
-def measure(
+def sharpness_of_behavior(
     train: PairedWindows,
     latent_dim: int,
     inputs: Inputs,
     likelihoods: Mapping[str, Likelihood],
     seed: int,
-) -> dict[str, Measured]:
-    """Measure on inner splits how far codes tell bins, and how noisy tuning is.
+) -> dict[str, float]:
+    """How far codes of each subject tell bins of behavior, in held-out windows.
 
     Aligned linear maps are learned on three quarters of the training windows. On the rest the log
-    loss of a subject's own bin says how sharp its codes are, and the likelihood of its activity by
-    the codes of the others how far each of its units is drawn towards its mean. So a subject whose
-    activity has nothing to do with its behavior is not trusted as a source, and its rates are its
-    means as a target.
+    loss of a subject's own bin says how sharp its codes are. So a subject whose activity has
+    nothing to do with its behavior is not trusted.
     """
     names = train.subjects
     if why_not(train):
-        return {n: Measured.usual(len(ids)) for n, ids in train.units.items()}
+        return dict.fromkeys(names, USUAL_SHARPNESS)
     roots = {n: inputs.takes_root(likelihoods[n]) for n in names}
     n_groups = inputs.n_groups(train.width) if inputs.pooled else 1
     if n_groups * max(len(ids) for ids in train.units.values()) > MOST_FEATURES:
         n_groups = 1
-    near = train.nearness
     folds = []
     for split in range(N_SPLITS):
         parts = train.split(1 / N_SPLITS, seed=seed + split)
@@ -256,134 +212,145 @@ def measure(
             {n: (starts[n].codes(sums_of(p, n, n_groups, roots[n])), p.codes(n)) for n in names}
             for p in parts
         )
-        slopes, offsets, prior = discriminant(known, near)
-        folds.append((*parts, {n: z @ slopes + offsets for n, (z, _) in held.items()}, prior))
-    sharpness = {
-        n: sharpest([(found[n], out.codes(n)) for _, out, found, _ in folds], folds[0][3])
-        for n in names
-    }
-    measured = {}
-    for name in names:
-        others = [n for n in names if n != name] or [name]
-        counts = likelihoods[name].counts
-        looks = []
-        for fitted, out, evidence, prior in folds:
-            tuned = Summed.in_bins(sums_of(fitted, name), fitted.codes(name), near, counts)
-            told = {n: sharpness[n] * evidence[n] for n in others}
-            p, windows = _expected_bins(out, name, told, prior)
-            looks.append((tuned, p, sums_of(out, name)[windows]))
-        measured[name] = Measured(sharpness[name], shrinkage_of(looks, counts))
-    return measured
+        slopes, offsets, prior = discriminant(known, train.nearness)
+        folds.append(({n: (z @ slopes + offsets, y) for n, (z, y) in held.items()}, prior))
+    return {n: sharpest([found[n] for found, _ in folds], folds[0][1]) for n in names}
 
 
-def _expected_bins(
-    out: PairedWindows, target: str, evidence: Mapping[str, Array], prior: Array
-) -> tuple[Array, NDArray[np.int64]]:
-    """How likely bins are by the partners of a target's windows, (row, bin); and the windows."""
-    column = {n: k for k, n in enumerate(out.subjects)}
-    rows = out.partners[out.partners[:, column[target]] >= 0]
-    log_p = np.tile(prior, (len(rows), 1))
-    for name, of_windows in evidence.items():
-        partner = rows[:, column[name]]
-        log_p[partner >= 0] += of_windows[partner[partner >= 0]]
-    return np.asarray(softmax(log_p, axis=1)), rows[:, column[target]]
-
-
-def rates_of_conditions(train: PairedWindows, name: str, n_bins: int, n_parts: int = 1) -> Array:
-    """Activity per lag of one subject by condition and time, (bin, part x unit).
-
-    Means of bins are drawn to the mean of all by what `_drawn` says of each unit; and what a part
-    of the window has more or less than its share likewise.
-    """
-    bins = bins_of(train.codes(name), len(train.first_bins))
-    n_units, counts = len(train.units[name]), not train.why_not_counts(name)
-    whole, parts = np.zeros((n_bins, n_units)), np.zeros((n_bins, n_parts * n_units))
-    squares, of_parts = np.zeros(n_units), np.zeros(n_parts * n_units)
-    for trials, sums in grouped_sums(train, name, n_parts):
-        here = bins[trials].ravel()
-        sums = sums.reshape(len(here), n_parts, n_units)
-        summed = sums.sum(axis=1)
-        apart = (sums - summed[:, None] / n_parts).reshape(len(here), -1)
-        whole += summed_by(summed, here, n_bins)
-        parts += summed_by(apart, here, n_bins)
-        squares += np.square(summed).sum(axis=0)
-        of_parts += np.square(apart).sum(axis=0)
-    n = np.bincount(bins.ravel(), minlength=n_bins)[:, None]
-    more = 0.5 * counts  # a count, so that no unit is impossible
-    least = 0.1 * (whole.sum(axis=0) + more) / n.sum() if counts else 0.0
-    rates = _drawn(whole, squares, n, least, more=more)
-    if n_parts > 1:
-        mean = np.tile(rates / n_parts, n_parts)
-        rates = mean + _drawn(parts, of_parts, n, 0.0, n_groups=n_parts)
-        if counts:
-            rates = np.maximum(rates, _LEAST_RATE * mean)
-    return np.asarray(rates * (n_parts / train.width))
-
-
-def _drawn(
-    total: Array,
-    squares: Array,
-    n: NDArray[np.int64],
-    least: Array | float,
-    *,
-    more: float = 0.0,
-    n_groups: int = 1,
+def rates_of(
+    train: PairedWindows, name: str, bins: NDArray[np.int64], near: Array, n_parts: int = 1
 ) -> Array:
-    """Means of bins (bin, k) drawn to the mean of all, as far as noise has made them differ.
+    """Activity per lag of one subject by bin, (bin, part x unit), see `drawn_rates`.
+
+    Parameters
+    ----------
+    train
+        Windows that do not overlap.
+    name
+        The subject.
+    bins
+        Of its windows, (window,).
+    near
+        How near bins are, (bin, bin).
+    n_parts
+        Of the window, with activity of their own.
+    """
+    n_starts, n_bins = len(train.first_bins), len(near)
+    sums: Array | float = 0.0
+    squares: Array | float = 0.0
+    for trials, values in grouped_sums(train, name, n_parts):
+        here = bins[trials.start * n_starts : trials.stop * n_starts]
+        shares = _shares(values.reshape(len(here), -1), n_parts)
+        sums = sums + summed_by(shares, here, n_bins)
+        squares = squares + np.square(shares).sum(axis=0)
+    n = np.bincount(bins, minlength=n_bins)[:, None]
+    within = squares - np.square(sums / np.sqrt(np.maximum(n, 1))).sum(axis=0)
+    return drawn_rates(
+        near.T @ sums,
+        near.T @ n,
+        np.square(near).T @ n,
+        within / max(len(bins) - (n > 0).sum(), 1),
+        np.sum(sums, axis=0) / len(bins),
+        n_parts,
+        train.width,
+        0.5 / len(bins) if not train.why_not_counts(name) else 0.0,
+    )
+
+
+def rates_at(values: Array, place: Array, n_parts: int, n_lags: int, counts: bool) -> Array:
+    """Activity per lag by bin, (bin, part x unit), of windows of which only a guess is known.
+
+    Parameters
+    ----------
+    values
+        Sums over parts of windows, (window, part x unit).
+    place
+        How likely windows are in each bin, (window, bin).
+    n_parts, n_lags
+        Of a window.
+    counts
+        Whether they are counts.
+    """
+    shares = _shares(values, n_parts)
+    total, found = place.T @ shares, place.sum(axis=0)[:, None]
+    means = total / np.maximum(found, 1e-9)
+    within = (np.square(shares).sum(axis=0) - (found * means**2).sum(axis=0)) / len(shares)
+    spread = np.square(place).sum(axis=0)[:, None]
+    more = 0.5 / len(shares) if counts else 0.0
+    return drawn_rates(total, found, spread, within, shares.mean(axis=0), n_parts, n_lags, more)
+
+
+def drawn_rates(
+    total: Array,
+    found: Array,
+    spread: Array,
+    within: Array,
+    mean: Array,
+    n_parts: int,
+    n_lags: int,
+    more: float,
+) -> Array:
+    """Means of bins, drawn to the mean of all as far as noise has made bins differ.
 
     To each bin as many windows at the mean are added as the variance within bins is times that
-    between them, the noise of their means taken off (empirical Bayes, Efron & Morris 1973).
+    between them, the noise of their means taken off (empirical Bayes, Efron & Morris 1973). So a
+    unit that has nothing to do with the bins is at its mean. What a part of the window has more or
+    less than its share is drawn likewise, all parts of a unit alike.
 
     Parameters
     ----------
-    total, n
-        Sums (bin, k) and numbers (bin, 1) of windows.
-    squares
-        Sums of squares over all windows, (k,).
-    least
-        That the variance within bins is, (k,).
+    total
+        Sums by bin of what `_shares` gives, (bin, k).
+    found, spread
+        How many windows are in each bin, and sums of the squares of their shares in it, (bin, 1).
+    within, mean
+        Variance within bins and mean over windows, (k,).
+    n_parts, n_lags
+        Of a window.
     more
-        Added to the sum over all windows.
-    n_groups
-        Of values with the same units, which are drawn alike.
+        Added to the mean of counts, so that no unit is impossible; 0 of other activity.
+
+    Returns
+    -------
+    (bin, part x unit), per lag
     """
-    n_windows, there = n.sum(), (n > 0).sum()
-    mean = (total.sum(axis=0) + more) / n_windows
-    means = total / np.maximum(n, 1)
-    within = (squares - (n * means**2).sum(axis=0)) / max(n_windows - there, 1)
-    within = np.maximum(within, least + 1e-12)
-    between = (n * (means - mean) ** 2).sum(axis=0) / n_windows - within * there / n_windows
-    within, between = (
-        np.tile(part.reshape(n_groups, -1).sum(axis=0), n_groups) for part in (within, between)
-    )
+    n_units = len(mean) // (n_parts + (n_parts > 1))
+    whole, apart = slice(n_units), slice(n_units, None)
+    mean, within = mean.copy(), np.maximum(within, 1e-12)
+    if more:
+        mean[whole] += more
+        within[whole] = np.maximum(within[whole], 0.1 * mean[whole])
+    means = total / np.maximum(found, 1e-9)
+    share = found / found.sum()
+    noise = (share * spread / np.maximum(found, 1e-9) ** 2).sum()
+    between = (share * (means - mean) ** 2).sum(axis=0) - noise * within
+    for variance in (within, between):
+        variance[apart] = np.tile(variance[apart].reshape(-1, n_units).sum(axis=0), n_parts)[
+            : len(variance) - n_units
+        ]
     shrinkage = within / np.maximum(between, 1e-6 * within)
-    return np.asarray((total + shrinkage * mean) / (n + shrinkage))
+    rates = (total + shrinkage * mean) / (found + shrinkage)
+    if n_parts == 1:
+        return np.asarray(rates / n_lags)
+    of_parts = np.tile(rates[:, whole] / n_parts, n_parts)
+    found_rates = of_parts + rates[:, apart]
+    if more:
+        found_rates = np.maximum(found_rates, _LEAST_RATE * of_parts)
+    return np.asarray(found_rates * (n_parts / n_lags))
 
 
-def shrinkage_of(looks: Sequence[tuple[Summed, Array, Array]], counts: bool) -> Array:
-    """Shrinkage of each unit, (unit,), that fits held-out activity best.
+def _shares(values: Array, n_parts: int) -> Array:
+    """Sums of whole windows, and beside them what each part has apart from its share.
 
-    Parameters
-    ----------
-    looks
-        Of each split: what was learned, how likely bins are in held-out windows (window, bin), and
-        the activity of these (window, unit).
-    counts
-        Whether it is counts, whose likelihood is asked; of others it is the squared error.
+    Of values (window, part x unit), (window, unit) if there is one part, else (window, (1 + part) x
+    unit).
     """
-    found = [
-        np.stack([_fit(seen, p @ tuned.rates(shrinkage), counts) for shrinkage in SHRINKAGE])
-        for tuned, p, seen in looks
-    ]
-    return np.asarray(np.array(SHRINKAGE)[np.sum(found, axis=0).argmax(axis=0)])
-
-
-def _fit(seen: Array, expected: Array, counts: bool) -> Array:
-    """Log-likelihood of activity, or its negative squared error, (unit,)."""
-    if not counts:
-        return np.asarray(-np.square(seen - expected).sum(axis=0))
-    expected = np.maximum(expected, 1e-9)
-    return np.asarray((seen * np.log(expected) - expected).sum(axis=0))
+    if n_parts == 1:
+        return values
+    parts = values.reshape(len(values), n_parts, -1)
+    whole = parts.sum(axis=1)
+    apart = parts - whole[:, None] / n_parts
+    return np.concatenate([whole, apart.reshape(len(values), -1)], axis=1)
 
 
 def sums_of(paired: PairedWindows, name: str, n_groups: int = 1, root: bool = False) -> Array:
