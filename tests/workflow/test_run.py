@@ -219,7 +219,7 @@ def test_the_methods_say_what_is_added_to_the_paper(whole):
     page = whole.folder.report.read_text()
     assert "Sutter et al. 2024" in page
     assert "Added to the rule of the paper: a share of 0.8" in page
-    assert "imputed as its mean activity by odor and time within the trial" in page
+    assert "imputed by its decoder, from the mean latents of the others" in page
 
 
 @pytest.mark.parametrize(

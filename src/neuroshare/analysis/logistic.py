@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve, cholesky, solve_triangular
+from scipy.linalg import LinAlgError, cho_factor, cho_solve, cholesky, solve_triangular
 
 Array = NDArray[np.float64]
 Single = NDArray[np.float32]
@@ -215,7 +215,11 @@ class _Windows:
         return penalty
 
     def newton(self, v: Array) -> Solve | None:
-        """Newton's method near `v`, of all parts; None where there are too many weights for it."""
+        """Newton's method near `v`, of all parts.
+
+        None where there are too many weights for it, and where classes are so far apart that no
+        window bends the loss any more than single precision tells.
+        """
         n_coordinates, n_classes = v.shape
         if v.size > _LARGEST_CURVATURE:
             return None
@@ -238,7 +242,10 @@ class _Windows:
             curvature[block, block] += own[block] + self.penalty(every)
         # What all classes have in common changes nothing.
         curvature[np.diag_indices_from(curvature)] += 1e-6 * np.trace(curvature) / v.size
-        factor = cho_factor(curvature, lower=True, check_finite=False)
+        try:
+            factor = cho_factor(curvature, lower=True, check_finite=False)
+        except LinAlgError:
+            return None
 
         def solve(slope: Array) -> Array:
             step = cho_solve(factor, slope.T.ravel(), check_finite=False)

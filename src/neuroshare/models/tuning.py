@@ -324,10 +324,10 @@ def drawn_rates(
     share = found / found.sum()
     noise = (share * spread / np.maximum(found, 1e-9) ** 2).sum()
     between = (share * (means - mean) ** 2).sum(axis=0) - noise * within
-    for variance in (within, between):
-        variance[apart] = np.tile(variance[apart].reshape(-1, n_units).sum(axis=0), n_parts)[
-            : len(variance) - n_units
-        ]
+    if n_parts > 1:
+        for variance in (within, between):
+            of_units = variance[apart].reshape(n_parts, -1).sum(axis=0)
+            variance[apart] = np.tile(of_units, n_parts)
     shrinkage = within / np.maximum(between, 1e-6 * within)
     rates = (total + shrinkage * mean) / (found + shrinkage)
     if n_parts == 1:
