@@ -237,9 +237,10 @@ class _Windows:
             weighted = part * w
             curvature -= weighted @ part.T
             own += weighted @ x.T
+        penalty = self.penalty(every)
         for k in range(n_classes):
             block = slice(k * n_coordinates, (k + 1) * n_coordinates)
-            curvature[block, block] += own[block] + self.penalty(every)
+            curvature[block, block] += own[block] + penalty
         # What all classes have in common changes nothing.
         curvature[np.diag_indices_from(curvature)] += 1e-6 * np.trace(curvature) / v.size
         try:

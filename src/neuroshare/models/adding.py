@@ -13,13 +13,13 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from neuroshare.models.building import Subject, begin_subject, copy_into
-from neuroshare.models.evidence import sharpest
+from neuroshare.models.evidence import N_SPLITS, sharpest
 from neuroshare.models.fitted import require_windows
 from neuroshare.models.held_out import why_not
 from neuroshare.models.inputs import all_sums, with_floor
 from neuroshare.models.starts import SubjectStart, lags_of
-from neuroshare.models.trained import Trained, check_activity
-from neuroshare.models.tuning import N_SPLITS, USUAL_SHARPNESS, Tuning, rates_at, sums_of
+from neuroshare.models.trained import Trained, check_activity, codes_of_trials
+from neuroshare.models.tuning import USUAL_SHARPNESS, Tuning, rates_at, sums_of
 from neuroshare.support.checks import require
 from neuroshare.vae import train as training_loop
 from neuroshare.vae.step import generators_of
@@ -128,7 +128,7 @@ def _regressed(
     chosen between trials.
     """
     n_latents = trained.architecture.latent_dim
-    known = _codes(trained, train, partners)
+    known = codes_of_trials(trained, train, partners)
     spread = np.mean([np.nanstd(z, axis=(0, 1)) for z in known.values()], axis=0)
     total = np.zeros((train.n_trials(name), len(train.first_bins), n_latents))
     met = np.zeros(len(total))
@@ -163,19 +163,6 @@ def _regressed(
     bias = target.mean(0) - loc @ weights
     pooled = trained.architecture.inputs.pooled
     return weights if pooled else np.tile(weights, (train.width, 1)), bias
-
-
-def _codes(trained: Trained, train: PairedWindows, partners: Sequence[str]) -> dict[str, Array]:
-    """Latents of all trials of fitted subjects, (trial, start, latent)."""
-    n_latents = trained.architecture.latent_dim
-    known = {}
-    for partner in partners:
-        alone = train.select([partner])
-        z = trained.latents(alone, trained.check(alone))[..., :n_latents]
-        z = z.reshape(len(alone.partners), -1, n_latents)
-        known[partner] = np.full((train.n_trials(partner), *z.shape[1:]), np.nan)
-        known[partner][alone.partners[:, 0]] = z
-    return known
 
 
 def _features(trained: Trained, train: PairedWindows, name: str, root: bool) -> Array:
@@ -229,7 +216,7 @@ def _placed(
     (window,), those that are paired; (window, bin), how likely these are in each bin
     """
     tuning = cast(Tuning, trained.tuning)
-    known = _codes(trained, train, partners)
+    known = codes_of_trials(trained, train, partners)
     n_starts = len(train.first_bins)
     place = np.zeros((train.n_trials(name) * n_starts, len(tuning.prior)))
     met = np.zeros(len(place))

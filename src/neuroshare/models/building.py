@@ -141,10 +141,6 @@ class Architecture:
         widths = {self.latent_dim + self.objective.private_dim}
         return widths.union(*(self.hidden(name, len(ids) * n_lags) for name, ids in units.items()))
 
-    def n_parts(self, n_lags: int) -> int:
-        """Parts of the window that have activity of their own, as encoders see it pooled."""
-        return self.inputs.n_groups(n_lags) if self.inputs.pooled else 1
-
     def build(self, units: Mapping[str, NDArray[np.generic]], n_lags: int) -> MultimodalVAE:
         """Networks of the right shapes for subject name -> units, drawn by torch's generator.
 
@@ -185,7 +181,7 @@ class Architecture:
                     hidden[::-1],
                     linear=self.linear,
                     n_units=n_units if self.inputs.pooled else None,
-                    n_groups=self.n_parts(n_lags),
+                    n_groups=self.inputs.n_parts(n_lags),
                 )
             )
             likelihoods.append(likelihood.sized(n_inputs))

@@ -14,6 +14,8 @@ from neuroshare.models.alignment import Array
 Codes = Mapping[str, tuple[Array, NDArray[np.int64]]]
 """By subject: codes (window, latent) and bins (window,)."""
 
+N_SPLITS = 4
+"""Inner splits of the training windows, on which codes are looked at."""
 SHARPNESS = (0.0, 2**-12, 2**-10, 2**-8, *(2.0**-k for k in range(6, -1, -1)))
 """What the evidence of a code may be multiplied by. 0 trusts no code of the subject; trained codes
 lie so close together in training that their evidence is worth far less elsewhere."""

@@ -72,6 +72,10 @@ class Inputs:
             )
         return self.kind
 
+    def n_parts(self, n_lags: int) -> int:
+        """Parts of the window that are summed, each for itself; one where lags are not summed."""
+        return self.n_groups(n_lags) if self.pooled else 1
+
     def takes_root(self, likelihood: Likelihood) -> bool:
         """Whether the encoder sees square roots."""
         return self.kind != "raw" and likelihood.counts
@@ -100,7 +104,7 @@ class Inputs:
             bottleneck=bottleneck,
             linear=linear,
             pool="lags" if self.pooled else "none",
-            n_groups=self.n_groups(n_lags) if self.pooled else 1,
+            n_groups=self.n_parts(n_lags),
             body=body,
         )
 
@@ -123,7 +127,7 @@ class Inputs:
         pooled = self.pooled if pooled is None else pooled
         train = train.thinned()
         n_trials = train.n_trials(name)
-        n_groups = self.n_groups(train.width) if self.pooled else 1
+        n_groups = self.n_parts(train.width)
         shares, found = [], []
         # Some trials at a time, for there may be more than memory holds.
         pieces = grouped_sums(train, name, n_groups) if pooled else train.pieces(name)

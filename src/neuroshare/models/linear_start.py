@@ -85,6 +85,7 @@ def linear_starts(
     weighting: Weighting | None = None,
     alone: bool = False,
     spread: float = 0.15,
+    reads: bool = True,
     seed: int = 0,
 ) -> dict[str, LinearStart]:
     """Aligned linear maps of pooled windows, and the read-out of counts from others' latents.
@@ -96,7 +97,8 @@ def linear_starts(
 
     The read-out is a Poisson regression of each unit on the mean latent of the other subjects (its
     own, if `alone`), with a normal prior of deviation `spread` on its weights, see `log_linear`.
-    Where activity is no counts, it is one Newton step of that of the link of `likelihoods`.
+    Where activity is no counts, it is one Newton step of that of the link of `likelihoods`; and
+    where nothing `reads` it, for the regression is half of the work.
     """
     train = train.thinned()
     moments = {name: moments_of(train, name, root[name], n_groups) for name in train.subjects}
@@ -130,7 +132,7 @@ def linear_starts(
         n = found.n_trials * n_independent
         product = z.T @ (cells - cells.mean(0)) / max(len(z), 1)
         slope = readout = n * product / (n * curvature * VARIANCE + 1 / spread**2)
-        if likelihood is None or likelihood.counts:
+        if reads and (likelihood is None or likelihood.counts):
             readout = log_linear(z, cells, rate, n, spread)
         scale = found.seen_scale
         starts[name] = LinearStart(found.loc, scale, maps[name] * scale[:, None], readout, slope)

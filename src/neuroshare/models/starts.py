@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from neuroshare.models.alignment import Array
-from neuroshare.models.evidence import losses_of_trials, sharpness_of
+from neuroshare.models.evidence import N_SPLITS, losses_of_trials, sharpness_of
 from neuroshare.models.inputs import Inputs, Statistics, all_sums, as_tensor, grouped_sums
 from neuroshare.models.linear import LinearAlignment, Method
 from neuroshare.models.linear_start import (
@@ -28,8 +28,6 @@ from neuroshare.vae.likelihoods import Likelihood
 from neuroshare.windows.paired import PairedWindows
 
 Measured = Literal["gains", "sharpness"]
-N_SPLITS = 4
-"""Inner splits of the training trials, on which codes are looked at."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def starts_of(
         )
         maps = start(train)
         if measured == "sharpness":
-            sharpness = code_sharpness(train, roots, start, n_groups, seed)
+            sharpness = code_sharpness(train, roots, partial(start, reads=False), n_groups, seed)
         looked = None
         if measured == "gains":
             looked = code_gains(train, latent_dim, roots, start, likelihoods, n_groups, seed)

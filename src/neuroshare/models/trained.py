@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -309,7 +309,7 @@ class Untrained:
         prior = Prior.of(self.vae, latent_dim, windows, self.params["seed"])
         fitted = Fitted.of(self.train)
         trained = Trained(self.vae, self.architecture, fitted, prior, self.params)
-        sharpness, n_parts = self.sharpness, self.architecture.n_parts(self.train.width)
+        sharpness, n_parts = self.sharpness, self.architecture.inputs.n_parts(self.train.width)
         if self.train.behavior is not None and self.architecture.objective.shares:
             likelihoods = {n: self.architecture.likelihood(n) for n in fitted.subjects}
             sharpness, n_parts = (
@@ -331,18 +331,24 @@ class Untrained:
 
 def _own_codes(trained: Trained, train: PairedWindows) -> Codes:
     """Shared codes of all windows of every subject, and their bins."""
-    n_starts = len(train.first_bins)
+    return {
+        name: (z.reshape(-1, z.shape[2]), bins_of(train.codes(name), z.shape[1]).ravel())
+        for name, z in codes_of_trials(trained, train, train.subjects).items()
+    }
+
+
+def codes_of_trials(
+    trained: Trained, train: PairedWindows, names: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Shared codes of all trials of some fitted subjects, (trial, start, latent); else NaN."""
+    n_latents = trained.architecture.latent_dim
     codes = {}
-    for name in train.subjects:
+    for name in names:
         alone = train.select([name])
-        z = trained.latents(alone, {name: trained.fitted.subjects.index(name)})[0]
-        z = z[:, : trained.architecture.latent_dim].reshape(
-            -1, n_starts, trained.architecture.latent_dim
-        )
-        own = np.empty(z.shape)
-        own[alone.partners[:, 0]] = z
-        bins = bins_of(alone.codes(name), n_starts)
-        codes[name] = (own.reshape(-1, own.shape[2]), bins.ravel())
+        z = trained.latents(alone, {name: trained.fitted.subjects.index(name)})[..., :n_latents]
+        z = z.reshape(len(alone.partners), -1, n_latents)
+        codes[name] = np.full((train.n_trials(name), *z.shape[1:]), np.nan)
+        codes[name][alone.partners[:, 0]] = z
     return codes
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from neuroshare.models.alignment import Array
 from neuroshare.models.evidence import (
+    N_SPLITS,
     Codes,
     discriminant,
     sharpest,
@@ -24,8 +25,6 @@ from neuroshare.models.linear_start import MOST_FEATURES, linear_starts
 from neuroshare.vae.likelihoods import Likelihood
 from neuroshare.windows.paired import PairedWindows
 
-N_SPLITS = 4
-"""Of the training windows, on which it is measured how sharp codes are."""
 USUAL_SHARPNESS = 0.25
 """Where there are too few windows to measure it."""
 _LEAST_RATE = 1e-3
@@ -193,7 +192,7 @@ def sharpness_of_behavior(
     if why_not(train):
         return dict.fromkeys(names, USUAL_SHARPNESS)
     roots = {n: inputs.takes_root(likelihoods[n]) for n in names}
-    n_groups = inputs.n_groups(train.width) if inputs.pooled else 1
+    n_groups = inputs.n_parts(train.width)
     if n_groups * max(len(ids) for ids in train.units.values()) > MOST_FEATURES:
         n_groups = 1
     folds = []
@@ -203,9 +202,9 @@ def sharpness_of_behavior(
             parts[0],
             min(latent_dim, most_widths(parts[0])),
             roots,
-            likelihoods=likelihoods,
             n_groups=n_groups,
             alone=len(names) == 1,
+            reads=False,
             seed=seed,
         )
         known, held = (
