@@ -277,8 +277,12 @@ def tally(log_p: Array, part: Windows) -> Array:
     votes = np.zeros((len(LEVELS), n_trials, n_conditions))
     chosen = part.trial * n_conditions + log_p.argmax(axis=1)
     votes[0] = np.bincount(chosen, minlength=votes[0].size).reshape(votes[0].shape)
-    summed = np.stack([np.bincount(part.trial, column, n_trials) for column in log_p.T], axis=1)
-    votes[1, np.arange(n_trials), summed.argmax(axis=1)] = 1
+    trial, summands = part.trial, log_p.T
+    if (trial[1:] < trial[:-1]).any():
+        order = np.argsort(trial, kind="stable")
+        trial, summands = trial[order], summands[:, order]
+    summed = np.add.reduceat(summands, np.searchsorted(trial, np.arange(n_trials)), axis=1)
+    votes[1, np.arange(n_trials), summed.argmax(axis=0)] = 1
     return votes
 
 

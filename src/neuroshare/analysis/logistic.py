@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,18 @@ _ENOUGH = 1e-4
 """Step, in units in which the loss has a curvature of one, that is no longer taken."""
 _NEAR = 1e-2
 """Likewise of a fit from which others begin."""
+_SURELY = 0.5
+"""Of such a step: so short must be the one to come for the last to be taken without a look."""
 _MOST_STEPS = 1000
 _REMEMBERED = 10
 _NOISE = 1e-6
 """Of the loss in single precision."""
 _LARGEST_CURVATURE = 600
-"""Weights whose curvature is computed where fits begin near their optimum."""
-_SAMPLED = 4
-"""Of so many windows, which follow each other, one tells the curvature."""
+"""Weights whose curvature is computed."""
+_THINNED = 4
+"""Of so many windows, which follow each other, one tells where the optimum is about."""
+_WINDOWS_PER_WEIGHT = 4
+"""With fewer, windows that are left out are missed."""
 _SAFE = 40.0
 """Evidence of which no exponential leaves single precision."""
 
@@ -61,11 +65,14 @@ def logistic(parts: Sequence[tuple[Array, Codes]], n_classes: int, C: float) -> 
     Notes
     -----
     Quasi-Newton steps (L-BFGS) in coordinates in which the loss is round where all classes are as
-    likely, so that few are needed. They end nearer to the optimum than those of scikit-learn do by
-    its default tolerance.
+    likely, so that few are needed; where there are many windows, from the optimum of a part of
+    them, with its curvature. They end nearer to the optimum than those of scikit-learn do by its
+    default tolerance.
     """
-    every = _Windows(parts, n_classes, C)
-    return every.fit(every.minimum(range(len(parts)))[0], range(len(parts)))
+    windows = _Windows(parts, n_classes, C)
+    every = range(len(parts))
+    start = windows.sketch(every) if windows.thinned is not None else windows.nothing
+    return windows.fit(windows.minimum(windows.every, every, start).weights, every)
 
 
 def logistic_without(
@@ -73,18 +80,62 @@ def logistic_without(
 ) -> list[Fit]:
     """Fit the windows of all other groups, for each part; parts of one group share a fit.
 
-    As `logistic` of these parts, but they begin where the fit of all parts ended, with its
-    curvature. Every class must occur in the parts of every choice.
+    As `logistic` of these parts, but they begin near the optimum of all parts, with its curvature.
+    Every class must occur in the parts of every choice.
     """
-    every = _Windows(parts, n_classes, C)
-    start, pairs = every.minimum(range(len(parts)), enough=_NEAR)
-    near = every.newton(start)
-    pairs = [] if near is not None else pairs
+    windows = _Windows(parts, n_classes, C)
+    start = windows.sketch(range(len(parts)))
+    pulls = windows.pulls(start.weights)
     found = {}
     for group in dict.fromkeys(groups):
         others = [k for k, own in enumerate(groups) if own != group]
-        found[group] = every.fit(every.minimum(others, start, pairs, near)[0], others)
+        nearer = windows.first_step(others, start, pulls)
+        found[group] = windows.fit(windows.minimum(windows.every, others, nearer).weights, others)
     return [found[group] for group in groups]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Weights (coordinate, class), and what is known of the curvature of the loss there."""
+
+    weights: Array
+    pairs: Sequence[Pair] = ()
+    near: Solve | None = None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Some windows of every part."""
+
+    blocks: list[list[tuple[Single, Codes]]]
+    """Of each part: (coordinate, window), and the class of each window."""
+    counts: NDArray[np.int64]
+    """(part, class)."""
+    sums: Array
+    """(part, coordinate, class)."""
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[Single, Codes]], n_classes: int) -> _Sample:
+        blocks = [
+            [
+                (np.ascontiguousarray(x[:, b]), y[b])
+                for b in (slice(a, a + _BLOCK) for a in range(0, len(y), _BLOCK))
+            ]
+            for x, y in parts
+        ]
+        counts = np.array([np.bincount(y, minlength=n_classes) for _, y in parts])
+        sums = np.array([[np.bincount(y, row, n_classes) for row in x] for x, y in parts])
+        return cls(blocks, counts, sums)
+
+    def weights(self, chosen: Sequence[int]) -> Array:
+        """Weight of a window of each class, (class,); all windows together weigh one."""
+        counts = self.counts[chosen].sum(0)
+        return np.asarray(1 / (len(counts) * counts))
+
+    def weighted(self, chosen: Sequence[int]) -> list[tuple[Single, Single]]:
+        """Blocks and the weights of their windows."""
+        weight = self.weights(chosen).astype(np.float32)
+        return [(x, weight[y]) for k in chosen for x, y in self.blocks[k]]
 
 
 class _Windows:
@@ -94,14 +145,13 @@ class _Windows:
         self.n_classes, self.C = n_classes, float(C)
         counts = np.array([np.bincount(y, minlength=n_classes) for _, y in parts])
         sums = np.array([z.sum(0) for z, _ in parts])
-        self.counts = counts
-        n = counts.sum()
-        self.mean = sums.sum(0) / n
+        self.n = counts.sum(1)
+        self.mean = sums.sum(0) / self.n.sum()
         apart = [z - self.mean for z, _ in parts]
         self.squares = np.array([np.einsum("ij,ij->j", x, x) for x in apart])
-        self.shift = sums - counts.sum(1)[:, None] * self.mean
+        self.shift = sums - self.n[:, None] * self.mean
         every = range(len(parts))
-        weight = self.weights(every)
+        weight = 1 / (n_classes * counts.sum(0))
         covariance = np.zeros((len(self.mean), len(self.mean)))
         centre = np.zeros(len(self.mean))
         for x, (_, y) in zip(apart, parts, strict=True):
@@ -120,40 +170,33 @@ class _Windows:
         """(coordinate, feature)."""
         self.level = float(np.sqrt(n_classes))
         """The coordinate that stands for the bias."""
-        self.blocks: list[list[tuple[Single, Codes]]] = []
-        self.sums_of_classes = np.empty((len(parts), len(self.mean) + 1, n_classes))
-        for k, (x, (_, y)) in enumerate(zip(apart, parts, strict=True)):
-            turned = np.empty((len(own) + 1, len(y)), np.float32)
-            turned[:-1] = self.turn @ (x - centre).T
-            turned[-1] = self.level
-            for row, sums_of_row in zip(turned, self.sums_of_classes[k], strict=True):
-                sums_of_row[:] = np.bincount(y, row, n_classes)
-            self.blocks.append(
-                [
-                    (np.ascontiguousarray(turned[:, b]), y[b])
-                    for b in (slice(a, a + _BLOCK) for a in range(0, len(y), _BLOCK))
-                ]
-            )
+        turned = []
+        for x, (_, y) in zip(apart, parts, strict=True):
+            turned.append((np.empty((len(own) + 1, len(y)), np.float32), y))
+            turned[-1][0][:-1] = self.turn @ (x - centre).T
+            turned[-1][0][-1] = self.level
         self.origin = self.mean + centre
-        lengths = [np.square(x).sum(0).max() for own in self.blocks for x, _ in own]
-        self.radius = float(np.sqrt(max(lengths)))
+        self.radius = float(np.sqrt(max(np.square(x).sum(0).max() for x, _ in turned)))
         """Length of the longest window."""
-
-    def weights(self, chosen: Sequence[int]) -> Array:
-        """Weight of a window of each class, (class,); all windows together weigh one."""
-        return np.asarray(1 / (self.n_classes * self.counts[chosen].sum(0)))
+        self.every = _Sample.of(turned, n_classes)
+        self.nothing = _Known(np.zeros((len(own) + 1, n_classes)))
+        self.thinned: _Sample | None = None
+        """None where windows are few, or a class has none of these."""
+        if self.n.sum() >= _THINNED * _WINDOWS_PER_WEIGHT * self.nothing.weights.size:
+            some = _Sample.of([(x[:, ::_THINNED], y[::_THINNED]) for x, y in turned], n_classes)
+            self.thinned = some if some.counts.sum(0).all() else None
 
     def ridge(self, chosen: Sequence[int]) -> float:
         """Penalty of the squared weights of standardised features."""
         # Two classes have one vector of weights elsewhere, and two of half its size here.
-        return float((2 if self.n_classes == 2 else 1) / (self.C * self.counts[chosen].sum()))
+        return float((2 if self.n_classes == 2 else 1) / (self.C * self.n[chosen].sum()))
 
     def scale(self, chosen: Sequence[int]) -> Array:
         """Deviation of each feature, (feature,)."""
-        n = self.counts[chosen].sum()
+        n = self.n[chosen].sum()
         shift = self.shift[chosen].sum(0) / n
         variance = self.squares[chosen].sum(0) / n - shift**2
-        level = self.squares.sum(0) / self.counts.sum() + self.mean**2
+        level = self.squares.sum(0) / self.n.sum() + self.mean**2
         silent = variance <= 1e-14 * level
         return np.where(silent, 1.0, np.sqrt(np.where(silent, 1.0, variance)))
 
@@ -163,49 +206,67 @@ class _Windows:
         return Fit(weights, self.level * solved[-1] - self.origin @ weights)
 
     def minimum(
-        self,
-        chosen: Sequence[int],
-        start: Array | None = None,
-        pairs: Sequence[Pair] = (),
-        near: Solve | None = None,
-        enough: float = _ENOUGH,
-    ) -> tuple[Array, list[Pair]]:
-        """Best weights (coordinate, class) of some parts, and what is known of the curvature."""
-        weight, penalty = self.weights(chosen), self.penalty(chosen)
-        wanted = self.sums_of_classes[chosen].sum(0) * weight
+        self, sample: _Sample, chosen: Sequence[int], start: _Known, enough: float = _ENOUGH
+    ) -> _Known:
+        """Best weights of some parts."""
+        penalty = self.penalty(chosen)
+        wanted = sample.sums[chosen].sum(0) * sample.weights(chosen)
         wanted_of_all = wanted.sum(axis=1) / self.n_classes
-        weight = weight.astype(np.float32)
-
-        blocks = [(x, weight[y]) for x, y in self._blocks(chosen)]
-        longest = max(len(w) for _, w in blocks)
+        blocks = sample.weighted(chosen)
         # Memory that is used again stays in the processor's cache.
-        space = np.empty(self.n_classes * longest, np.float32)
+        space = np.empty(self.n_classes * max(len(w) for _, w in blocks), np.float32)
 
         def loss(v: Array) -> tuple[float, Array]:
             pull = penalty @ v
             total, slope = float(np.vdot(v, 0.5 * pull - wanted)), pull - wanted
-            by_class = np.ascontiguousarray(v.T, np.float32)
-            # What all classes have in common tells nothing.
-            by_class -= by_class.sum(axis=0) / self.n_classes
-            safe = self.radius**2 * np.einsum("ij,ij->i", by_class, by_class).max() < _SAFE**2
             total += float(v.sum(axis=1) @ wanted_of_all)
+            by_class, safe = self.by_class(v)
             for x, w in blocks:
-                p = space[: self.n_classes * len(w)].reshape(-1, len(w))  # (class, window)
-                np.matmul(by_class, x, out=p)
-                if not safe:
-                    most = p.max(axis=0)
-                    p -= most
-                    total += float(w @ most)
-                np.exp(p, out=p)
-                norm = p.sum(axis=0)
-                total += float(w @ np.log(norm))
-                p *= w / norm
+                p = space[: self.n_classes * len(w)].reshape(-1, len(w))
+                total += _probabilities(by_class, x, w, safe, p)
                 slope += (p @ x.T).T
-            return total, slope
+            return total, _apart(slope)
 
-        if start is None:
-            start = np.zeros_like(wanted)
-        return _minimum(loss, start, pairs, near, enough)
+        return _Known(*_minimum(loss, start.weights, start.pairs, start.near, enough), start.near)
+
+    def by_class(self, v: Array) -> tuple[Single, bool]:
+        """Weights (class, coordinate) less what is common to all; can no exponential overflow?"""
+        by_class = np.ascontiguousarray(v.T, np.float32)
+        by_class -= by_class.sum(axis=0) / self.n_classes
+        longest = np.einsum("ij,ij->i", by_class, by_class).max()
+        return by_class, bool(self.radius**2 * longest < _SAFE**2)
+
+    def sketch(self, chosen: Sequence[int]) -> _Known:
+        """About the best weights of some parts, and the curvature there."""
+        sample = self.every if self.thinned is None else self.thinned
+        found = self.minimum(sample, chosen, self.nothing, _NEAR)
+        near = self.newton(sample, chosen, found.weights)
+        return found if near is None else _Known(found.weights, (), near)
+
+    def pulls(self, v: Array) -> Array:
+        """How windows of each part change the slope at `v`, (part, coordinate, class)."""
+        every = range(len(self.n))
+        weight = self.every.weights(every).astype(np.float32)
+        by_class, safe = self.by_class(v)
+        found = np.zeros((len(every), *v.shape))
+        for k in every:
+            for x, y in self.every.blocks[k]:
+                p = np.empty((self.n_classes, len(y)), np.float32)
+                _probabilities(by_class, x, weight[y], safe, p)
+                found[k] += (p @ x.T).T
+        return found
+
+    def first_step(self, chosen: Sequence[int], start: _Known, pulls: Array) -> _Known:
+        """Step of some parts by the slope at the start, as if their shares of classes were alike.
+
+        All choices of parts step from one start, so that windows are looked at once for all.
+        """
+        if start.near is None:
+            return start
+        slope = self.penalty(chosen) @ start.weights
+        slope -= self.every.sums[chosen].sum(0) * self.every.weights(chosen)
+        slope += pulls[chosen].sum(0) * (self.n.sum() / self.n[chosen].sum())
+        return replace(start, weights=start.weights - start.near(_apart(slope)))
 
     def penalty(self, chosen: Sequence[int]) -> Array:
         """Curvature of the penalty of one class, (coordinate, coordinate)."""
@@ -214,8 +275,8 @@ class _Windows:
         penalty[:-1, :-1] = self.ridge(chosen) * scaled @ scaled.T
         return penalty
 
-    def newton(self, v: Array) -> Solve | None:
-        """Newton's method near `v`, of all parts.
+    def newton(self, sample: _Sample, chosen: Sequence[int], v: Array) -> Solve | None:
+        """Newton's method near `v`.
 
         None where there are too many weights for it, and where classes are so far apart that no
         window bends the loss any more than single precision tells.
@@ -223,21 +284,16 @@ class _Windows:
         n_coordinates, n_classes = v.shape
         if v.size > _LARGEST_CURVATURE:
             return None
-        every = range(len(self.blocks))
-        weight = (_SAMPLED * self.weights(every)).astype(np.float32)
-        by_class = np.ascontiguousarray(v.T, np.float32)
+        by_class, safe = self.by_class(v)
         curvature = np.zeros((v.size, v.size))  # by class, then coordinate
         own = np.zeros((v.size, n_coordinates))
-        for whole, classes in self._blocks(every):
-            x, w = whole[:, ::_SAMPLED], weight[classes[::_SAMPLED]]
-            p = by_class @ x
-            p = np.exp(p - p.max(axis=0))
-            p /= p.sum(axis=0)
-            part = (p[:, None] * x).reshape(v.size, -1)
-            weighted = part * w
-            curvature -= weighted @ part.T
-            own += weighted @ x.T
-        penalty = self.penalty(every)
+        for x, w in sample.weighted(chosen):
+            p = np.empty((n_classes, len(w)), np.float32)
+            _probabilities(by_class, x, np.sqrt(w), safe, p)
+            weighted = (p[:, None] * x).reshape(v.size, -1)
+            curvature -= weighted @ weighted.T
+            own += weighted @ (np.sqrt(w) * x).T
+        penalty = self.penalty(chosen)
         for k in range(n_classes):
             block = slice(k * n_coordinates, (k + 1) * n_coordinates)
             curvature[block, block] += own[block] + penalty
@@ -254,9 +310,30 @@ class _Windows:
 
         return solve
 
-    def _blocks(self, chosen: Sequence[int]) -> Iterator[tuple[Single, Codes]]:
-        for k in chosen:
-            yield from self.blocks[k]
+
+def _apart(slope: Array) -> Array:
+    """Slope (coordinate, class) less what all classes have in common, which changes no loss.
+
+    Noise in it would otherwise go far: nothing bends the loss there.
+    """
+    return np.asarray(slope - slope.mean(axis=1, keepdims=True))
+
+
+def _probabilities(by_class: Single, x: Single, w: Single, safe: bool, p: Single) -> float:
+    """Write the probability of each class times the weight of the window into `p`.
+
+    Gives the weighted sum of the logarithms of what probabilities were divided by.
+    """
+    total = 0.0
+    np.matmul(by_class, x, out=p)
+    if not safe:
+        most = p.max(axis=0)
+        p -= most
+        total = float(w @ most)
+    np.exp(p, out=p)
+    norm = p.sum(axis=0)
+    p *= w / norm
+    return total + float(w @ np.log(norm))
 
 
 def _minimum(
@@ -269,11 +346,16 @@ def _minimum(
     """L-BFGS from `v`, with a curvature of one where nothing else is known; loss is convex."""
     known = list(pairs)
     value, slope = loss(v)
+    before = 0.0
     for _ in range(_MOST_STEPS):
         step = _newton_step(slope, known, near)
         gain = float(np.vdot(slope, step))
         if gain < enough**2:
             break
+        if gain * gain < before * (_SURELY * enough) ** 2:
+            # As much nearer again as the step before came, and there is nothing more to see.
+            return v - step, known
+        before = gain
         size = 1.0
         while True:
             further, new_slope = loss(v - size * step)
