@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from neuroshare.analysis.inference import (
     known_mean,
@@ -46,30 +47,34 @@ class Classifier:
 
     def predict(self, z: NDArray[Any]) -> NDArray[Any]:
         """Give the most probable condition of every window."""
-        return np.asarray(self.classes_[self.log_probabilities(z).argmax(axis=1)])
+        return np.asarray(self.classes_[self.evidence(z).argmax(axis=1)])
+
+    def evidence(self, z: NDArray[Any]) -> Array:
+        """Log-probabilities (window, condition) up to a number of each window.
+
+        It favours no condition, in a window as in a sum over windows.
+        """
+        # Sums over windows are the faster the longer the rows that are added.
+        return np.asarray((self._weights.T @ z.T + self._bias[:, None]).T)
 
     def log_probabilities(self, z: NDArray[Any]) -> Array:
         """Log-probabilities (window, condition), finite also where one is certain."""
-        # Sums over classes are the faster the longer the rows that are added.
-        decision = self._weights.T @ z.T + self._bias[:, None]
-        decision -= decision.max(axis=0)
-        decision -= np.log(np.exp(decision).sum(axis=0))
-        return np.asarray(decision.T)
+        return np.asarray(log_softmax(self.evidence(z), axis=1))
 
 
 def answers(
     known_by: Classifier, z: Array, known: NDArray[Any], allowed: NDArray[np.bool_]
 ) -> Array:
-    """Log-probabilities (window, condition) of the conditions that are allowed, -inf of others."""
-    log_p = known_by.log_probabilities(z)
-    if len(known) > log_p.shape[1]:
+    """Evidence (window, condition) for the conditions that are allowed, -inf for others."""
+    evidence = known_by.evidence(z)
+    if len(known) > evidence.shape[1]:
         taught = np.isin(known, known_by.classes_)
         every = np.full((len(z), len(known)), -np.inf)
-        every[:, taught] = log_p
-        log_p = every
+        every[:, taught] = evidence
+        evidence = every
     if not allowed.all():
-        log_p[:, ~allowed] = -np.inf
-    return log_p
+        evidence[:, ~allowed] = -np.inf
+    return evidence
 
 
 def classifiers_of_others(
@@ -161,7 +166,7 @@ class Answered:
     """(trial, condition)."""
     allowed: NDArray[np.bool_]
     """Which a source may answer, (source, condition)."""
-    log_p: list[Array]
+    evidence: list[Array]
     """Of every source, (window, condition)."""
     votes: Array
     """(level, source, trial, predicted)."""
@@ -172,12 +177,16 @@ class Answered:
     ) -> Answered:
         """Ask about held-out windows; `own` are the training windows of the same subject."""
         shown = np.isin(known, own.condition) | np.isin(known, part.condition)
-        allowed = np.stack([np.isin(known, one.classes_) & shown for one in classifiers])
-        log_p = [
+        taught = [
+            np.isin(known, one.classes_) if len(one.classes_) < len(known) else True
+            for one in classifiers
+        ]
+        allowed = np.stack([shown & own for own in taught])
+        evidence = [
             answers(one, part.z, known, may) for one, may in zip(classifiers, allowed, strict=True)
         ]
-        votes = np.stack([tally(one, part) for one in log_p], axis=1)
-        return cls(part.trial_condition[:, None] == known, allowed, log_p, votes)
+        votes = np.stack([tally(one, part) for one in evidence], axis=1)
+        return cls(part.trial_condition[:, None] == known, allowed, evidence, votes)
 
     @property
     def scored(self) -> Array:
@@ -271,13 +280,13 @@ def _once(
     )
 
 
-def tally(log_p: Array, part: Windows) -> Array:
+def tally(evidence: Array, part: Windows) -> Array:
     """How many windows, and whole trials, of each trial go to each condition."""
-    n_trials, n_conditions = len(part.trial_ids), log_p.shape[1]
+    n_trials, n_conditions = len(part.trial_ids), evidence.shape[1]
     votes = np.zeros((len(LEVELS), n_trials, n_conditions))
-    chosen = part.trial * n_conditions + log_p.argmax(axis=1)
+    chosen = part.trial * n_conditions + evidence.argmax(axis=1)
     votes[0] = np.bincount(chosen, minlength=votes[0].size).reshape(votes[0].shape)
-    trial, summands = part.trial, log_p.T
+    trial, summands = part.trial, evidence.T
     if (trial[1:] < trial[:-1]).any():
         order = np.argsort(trial, kind="stable")
         trial, summands = trial[order], summands[:, order]
@@ -295,8 +304,13 @@ def balanced_accuracy(
     without held-out trials are left out, and so are those that a source was not `taught` (source,
     condition): nobody can name what they never saw.
     """
-    hits = np.einsum("dic,lsic->dlsc", truth, votes, optimize=True)
-    total = np.einsum("dic,lsi->dlsc", truth, votes.sum(axis=3), optimize=True)
+    n_draws, _, n_conditions = truth.shape
+    shape = n_draws, *votes.shape[:2], n_conditions
+    # Products of matrices, (condition, draw, trial) by (condition, trial, level and source).
+    drawn = np.moveaxis(truth, 2, 0).astype(float)
+    cast = votes.reshape(-1, *votes.shape[2:])
+    hits = np.moveaxis(drawn @ np.moveaxis(cast, (2, 1), (0, 1)), 0, -1).reshape(shape)
+    total = np.moveaxis(drawn @ cast.sum(axis=2).T, 0, -1).reshape(shape)
     if taught is not None:
         total = total * taught
     recall = np.divide(hits, total, out=np.zeros_like(hits), where=total > 0)
@@ -304,10 +318,10 @@ def balanced_accuracy(
     return np.where(n > 0, recall.sum(axis=3) / np.maximum(n, 1), np.nan)
 
 
-def accuracy_by_time(log_p: Array, part: Windows, known: NDArray[Any], times: Array) -> Array:
+def accuracy_by_time(evidence: Array, part: Windows, known: NDArray[Any], times: Array) -> Array:
     """Balanced accuracy of the windows at each time; NaN where there are none."""
-    truth = (part.condition[:, None] == known) & np.isfinite(log_p).any(axis=0)
-    hit = known[log_p.argmax(axis=1)] == part.condition
+    truth = (part.condition[:, None] == known) & np.isfinite(evidence).any(axis=0)
+    hit = known[evidence.argmax(axis=1)] == part.condition
     shape = len(times), len(known)
     cell = np.searchsorted(times, part.time) * len(known) + truth.argmax(axis=1)
     asked = truth.any(axis=1)

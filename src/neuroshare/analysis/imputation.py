@@ -529,7 +529,7 @@ class TargetWindows:
             trial_ids=ids,
             trial_condition=self.condition[there][first],
         )
-        votes = tally(known.log_probabilities(windows.z), windows)[1]
+        votes = tally(known.evidence(windows.z), windows)[1]
         truth = windows.trial_condition[:, None] == known.classes_
         of_trial = ids // n_repeats
         weight = truth / np.bincount(of_trial)[of_trial][:, None]

@@ -71,7 +71,10 @@ def logistic(parts: Sequence[tuple[Array, Codes]], n_classes: int, C: float) -> 
     """
     windows = _Windows(parts, n_classes, C)
     every = range(len(parts))
-    start = windows.sketch(every) if windows.thinned is not None else windows.nothing
+    start = windows.nothing
+    if windows.thinned is not None:
+        start = windows.sketch(every)
+        start = windows.bent(start, every, windows.bends(start.weights))
     return windows.fit(windows.minimum(windows.every, every, start).weights, every)
 
 
@@ -85,11 +88,11 @@ def logistic_without(
     """
     windows = _Windows(parts, n_classes, C)
     start = windows.sketch(range(len(parts)))
-    pulls = windows.pulls(start.weights)
+    bends, pulls = windows.bends(start.weights), windows.pulls(start.weights)
     found = {}
     for group in dict.fromkeys(groups):
         others = [k for k, own in enumerate(groups) if own != group]
-        nearer = windows.first_step(others, start, pulls)
+        nearer = windows.first_step(windows.bent(start, others, bends), others, pulls)
         found[group] = windows.fit(windows.minimum(windows.every, others, nearer).weights, others)
     return [found[group] for group in groups]
 
@@ -237,11 +240,9 @@ class _Windows:
         return by_class, bool(self.radius**2 * longest < _SAFE**2)
 
     def sketch(self, chosen: Sequence[int]) -> _Known:
-        """About the best weights of some parts, and the curvature there."""
+        """About the best weights of some parts."""
         sample = self.every if self.thinned is None else self.thinned
-        found = self.minimum(sample, chosen, self.nothing, _NEAR)
-        near = self.newton(sample, chosen, found.weights)
-        return found if near is None else _Known(found.weights, (), near)
+        return self.minimum(sample, chosen, self.nothing, _NEAR)
 
     def pulls(self, v: Array) -> Array:
         """How windows of each part change the slope at `v`, (part, coordinate, class)."""
@@ -256,7 +257,7 @@ class _Windows:
                 found[k] += (p @ x.T).T
         return found
 
-    def first_step(self, chosen: Sequence[int], start: _Known, pulls: Array) -> _Known:
+    def first_step(self, start: _Known, chosen: Sequence[int], pulls: Array) -> _Known:
         """Step of some parts by the slope at the start, as if their shares of classes were alike.
 
         All choices of parts step from one start, so that windows are looked at once for all.
@@ -265,7 +266,7 @@ class _Windows:
             return start
         slope = self.penalty(chosen) @ start.weights
         slope -= self.every.sums[chosen].sum(0) * self.every.weights(chosen)
-        slope += pulls[chosen].sum(0) * (self.n.sum() / self.n[chosen].sum())
+        slope += self.share(pulls, chosen)
         return replace(start, weights=start.weights - start.near(_apart(slope)))
 
     def penalty(self, chosen: Sequence[int]) -> Array:
@@ -275,40 +276,64 @@ class _Windows:
         penalty[:-1, :-1] = self.ridge(chosen) * scaled @ scaled.T
         return penalty
 
-    def newton(self, sample: _Sample, chosen: Sequence[int], v: Array) -> Solve | None:
-        """Newton's method near `v`.
+    def share(self, of_parts: Array | Single, chosen: Sequence[int]) -> Array:
+        """What some parts say together, as if their shares of classes were alike."""
+        return np.asarray(of_parts[chosen].sum(0) * (self.n.sum() / self.n[chosen].sum()))
 
-        None where there are too many weights for it, and where classes are so far apart that no
-        window bends the loss any more than single precision tells.
+    def bends(self, v: Array) -> Single | None:
+        """How windows of each part curve the loss at `v`, (part, weight, weight), by class first.
+
+        None where there are too many weights for it.
         """
-        n_coordinates, n_classes = v.shape
         if v.size > _LARGEST_CURVATURE:
             return None
+        n_coordinates, n_classes = v.shape
+        sample = self.every if self.thinned is None else self.thinned
+        every = range(len(self.n))
+        weight = np.sqrt(sample.weights(every)).astype(np.float32)
         by_class, safe = self.by_class(v)
-        curvature = np.zeros((v.size, v.size))  # by class, then coordinate
-        own = np.zeros((v.size, n_coordinates))
-        for x, w in sample.weighted(chosen):
-            p = np.empty((n_classes, len(w)), np.float32)
-            _probabilities(by_class, x, np.sqrt(w), safe, p)
-            weighted = (p[:, None] * x).reshape(v.size, -1)
-            curvature -= weighted @ weighted.T
-            own += weighted @ (np.sqrt(w) * x).T
+        found = np.zeros((len(every), v.size, v.size), np.float32)
+        for k in every:
+            for x, y in sample.blocks[k]:
+                p, w = np.empty((n_classes, len(y)), np.float32), weight[y]
+                _probabilities(by_class, x, w, safe, p)
+                weighted = (p[:, None] * x).reshape(v.size, -1)
+                found[k] -= weighted @ weighted.T
+                own = weighted @ (w * x).T
+                for block in _of_each_class(n_classes, n_coordinates):
+                    found[k][block, block] += own[block]
+        return found
+
+    def bent(self, start: _Known, chosen: Sequence[int], bends: Single | None) -> _Known:
+        """Newton's method for some parts, in place of what steps have shown of the curvature.
+
+        Not where classes are so far apart that no window bends the loss any more than single
+        precision tells.
+        """
+        if bends is None:
+            return start
+        n_coordinates, n_classes = start.weights.shape
+        curvature = self.share(bends, chosen).astype(float)
         penalty = self.penalty(chosen)
-        for k in range(n_classes):
-            block = slice(k * n_coordinates, (k + 1) * n_coordinates)
-            curvature[block, block] += own[block] + penalty
+        for block in _of_each_class(n_classes, n_coordinates):
+            curvature[block, block] += penalty
         # What all classes have in common changes nothing.
-        curvature[np.diag_indices_from(curvature)] += 1e-6 * np.trace(curvature) / v.size
+        curvature[np.diag_indices_from(curvature)] += 1e-6 * np.trace(curvature) / len(curvature)
         try:
             factor = cho_factor(curvature, lower=True, check_finite=False)
         except LinAlgError:
-            return None
+            return start
 
         def solve(slope: Array) -> Array:
             step = cho_solve(factor, slope.T.ravel(), check_finite=False)
             return np.asarray(step.reshape(n_classes, n_coordinates).T)
 
-        return solve
+        return _Known(start.weights, (), solve)
+
+
+def _of_each_class(n_classes: int, n_coordinates: int) -> list[slice]:
+    """Weights of each class among all, by class first."""
+    return [slice(k * n_coordinates, (k + 1) * n_coordinates) for k in range(n_classes)]
 
 
 def _apart(slope: Array) -> Array:

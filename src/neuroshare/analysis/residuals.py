@@ -406,7 +406,7 @@ def _information(
         windows = Windows(
             held_x, held.condition, held.time, held.trial, held.trial_ids, held.trial_condition
         )
-        votes = tally(known.log_probabilities(held_x), windows)[:, None]
+        votes = tally(known.evidence(held_x), windows)[:, None]
         truth = held.trial_condition[:, None] == known.classes_
         found[key] = np.asarray(balanced_accuracy(truth[None], votes)[0, :, 0])
     if n_permutations:

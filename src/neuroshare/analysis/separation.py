@@ -243,8 +243,8 @@ def separation(
         scored = answered.scored
         n_conditions[:, t] = allowed.sum(axis=1)
         accuracy[:, :, t] = answered.accuracy
-        for s, log_p in enumerate(answered.log_p[:n]):
-            time_course[s, t] = accuracy_by_time(log_p, part, known, times)
+        for s, evidence in enumerate(answered.evidence[:n]):
+            time_course[s, t] = accuracy_by_time(evidence, part, known, times)
         confusion[:, t] = np.einsum("ic,sik->sck", truth, votes[1, :n]).astype(int)
         # Windows of a trial are no samples: each trial counts once, with the share that is right.
         share = votes / np.maximum(votes.sum(axis=3, keepdims=True), 1)
