@@ -410,15 +410,15 @@ def _windows(part: PairedWindows, latents: Latents) -> dict[str, Windows]:
     n_starts = len(part.first_bins)
     found = {}
     for name, partners in zip(part.subjects, part.partners.T, strict=True):
-        trials = np.unique(partners[partners >= 0])
-        trials = trials[np.argsort(part.trial_ids(name)[trials])]
+        trials, ids = np.unique(partners[partners >= 0]), part.trial_ids(name)
+        trials = trials[np.argsort(ids[trials])]
         codes = part.codes(name)[trials]
         found[name] = Windows(
             z=latents[name][trials].reshape(-1, latents[name].shape[2]).astype(float),
             condition=np.repeat(codes, n_starts),
             time=np.tile(np.arange(n_starts, dtype=float), len(trials)),
             trial=np.repeat(np.arange(len(trials)), n_starts),
-            trial_ids=part.trial_ids(name)[trials],
+            trial_ids=ids[trials],
             trial_condition=codes,
         )
     return found
