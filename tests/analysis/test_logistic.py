@@ -51,6 +51,52 @@ def test_leaving_out_is_a_fit_of_the_others(n_classes):
         np.testing.assert_allclose(probabilities(own, z), expected(z), atol=2e-3)
 
 
+def test_leaving_out_with_too_many_weights_for_their_curvature():
+    rng = np.random.default_rng(0)
+    y = np.arange(900) % 7
+    parts = [(rng.normal(size=(900, 100)) + 0.2 * rng.normal(size=(7, 100))[y], y)] * 2
+    parts.append((rng.normal(size=(900, 100)), y))
+    assert module._Windows(parts, 7, 0.01).bends(np.zeros((101, 7))) is None
+    fits = logistic_without(parts, ["a", "b", "c"], 7, 0.01)
+    z = parts[2][0]
+    for own, others in zip(fits, ([1, 2], [0, 2], [0, 1]), strict=True):
+        expected = outsider([parts[k] for k in others], 0.01)(z)
+        np.testing.assert_allclose(probabilities(own, z), expected, atol=2e-3)
+
+
+def test_a_class_that_is_not_among_every_fourth_window():
+    z, y = windows(0, n=800, n_classes=3)
+    y[y == 2] = 0
+    y[1::4][:3] = 2
+    assert module._Windows([(z, y)], 3, 1.0).thinned is None
+    np.testing.assert_allclose(
+        probabilities(logistic([(z, y)], 3, 1.0), z), outsider([(z, y)], 1.0)(z), atol=2e-3
+    )
+
+
+def test_many_windows_are_seldom_looked_at(monkeypatch):
+    looks = []
+
+    def counted(loss, v, pairs, near, enough):
+        if enough > module._ENOUGH:
+            return minimum(loss, v, pairs, near, enough)
+        looks.append(0)
+
+        def looked(v):
+            looks[-1] += 1
+            return loss(v)
+
+        return minimum(looked, v, pairs, near, enough)
+
+    minimum = module._minimum
+    monkeypatch.setattr(module, "_minimum", counted)
+    parts = [windows(k, n=2000, n_classes=6, signal=0.5) for k in range(5)]
+    logistic(parts[:1], 6, 1.0)
+    logistic_without(parts, range(5), 6, 1.0)
+    assert looks[0] <= 6
+    assert max(looks[1:]) <= 4
+
+
 def test_features_that_do_not_vary_or_say_the_same_do_no_harm():
     z, y = windows(0)
     z = np.column_stack([z, np.full(len(z), 3.7), z[:, 0] * 2, np.zeros(len(z))])

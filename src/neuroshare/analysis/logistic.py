@@ -88,7 +88,8 @@ def logistic_without(
     """
     windows = _Windows(parts, n_classes, C)
     start = windows.sketch(range(len(parts)))
-    bends, pulls = windows.bends(start.weights), windows.pulls(start.weights)
+    bends = windows.bends(start.weights)
+    pulls = None if bends is None else windows.pulls(start.weights)
     found = {}
     for group in dict.fromkeys(groups):
         others = [k for k, own in enumerate(groups) if own != group]
@@ -257,12 +258,12 @@ class _Windows:
                 found[k] += (p @ x.T).T
         return found
 
-    def first_step(self, start: _Known, chosen: Sequence[int], pulls: Array) -> _Known:
+    def first_step(self, start: _Known, chosen: Sequence[int], pulls: Array | None) -> _Known:
         """Step of some parts by the slope at the start, as if their shares of classes were alike.
 
         All choices of parts step from one start, so that windows are looked at once for all.
         """
-        if start.near is None:
+        if start.near is None or pulls is None:
             return start
         slope = self.penalty(chosen) @ start.weights
         slope -= self.every.sums[chosen].sum(0) * self.every.weights(chosen)
